@@ -1,0 +1,226 @@
+"""One exchange, and the one shape of everything that wraps it.
+
+A wrapper is ``async def wrapper(call, call_next) -> object``.  ``await call_next(call)`` spans the
+whole exchange for every kind - call, stream or event - and at both ends: when it returns or
+raises, the exchange is over.  The first wrapper given is the outermost.
+
+Source: ADR 0002; the shape is Starlette's ASGI fold with connect's `Spec`.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import enum
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from busmicro.headers import Headers
+
+
+class Kind(enum.Enum):
+    """What an exchange is."""
+
+    UNARY = "unary"
+    """One request, one reply."""
+    STREAM = "stream"
+    """Many messages, one way or both."""
+    EVENT = "event"
+    """One message, no reply."""
+
+
+class Side(enum.Enum):
+    """Which end of an exchange a wrapper stands at."""
+
+    CLIENT = "client"
+    """The caller, or the publisher."""
+    HANDLER = "handler"
+    """The service, or the subscriber."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What is called: fixed at registration, shared by every call of the endpoint."""
+
+    service: str
+    """The service, by name."""
+    endpoint: str
+    """The endpoint, one name or two with a dot between."""
+    kind: Kind
+    """Call, stream or event."""
+    side: Side
+    """At the caller or at the handler."""
+    idempotent: bool = False
+    """Is running it twice as good as running it once?"""
+
+
+class Tap(Protocol):
+    """Sees each message of an exchange, either way; returns it, or another in its place."""
+
+    def outgoing(self, message: object, /) -> object:
+        """Take a message that leaves this process."""
+        ...
+
+    def incoming(self, message: object, /) -> object:
+        """Take a message that has arrived."""
+        ...
+
+
+Decode: TypeAlias = Callable[[bytes], object]
+
+
+class Call:
+    """One exchange in progress: what a wrapper may read and change.
+
+    `message` is decoded on first read, inside the chain, so that a bad payload is timed, logged
+    and answered like any failure, and nothing is decoded before the wrappers had their say.
+    """
+
+    __slots__ = (
+        "_decode",
+        "_headers",
+        "_message",
+        "_reply_headers",
+        "_taps",
+        "deadline",
+        "payload",
+        "spec",
+    )
+
+    def __init__(
+        self,
+        spec: Spec,
+        message: object = None,
+        *,
+        headers: Headers | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self.spec = spec
+        """What is called."""
+        self.deadline = deadline
+        """When it must be over, in seconds of `Clock.now`; None for no limit."""
+        self.payload = b""
+        """The message as it came in; empty at the client's side."""
+        self._message = message
+        self._decode: Decode | None = None
+        self._headers = headers
+        self._reply_headers: Headers | None = None
+        self._taps: list[Tap] | None = None
+
+    @classmethod
+    def received(
+        cls, spec: Spec, payload: bytes, decode: Decode, headers: Headers, deadline: float
+    ) -> Call:
+        """Make the call of a message that has arrived and is not decoded yet."""
+        call = cls(spec, headers=headers, deadline=deadline)
+        call.payload = payload
+        call._decode = decode
+        return call
+
+    @property
+    def message(self) -> object:
+        """The typed message.
+
+        Raises:
+            CodecError: The payload does not decode or validate; it becomes `InvalidArgument`.
+        """
+        if self._decode is not None:
+            self._message = self._decode(self.payload)
+            self._decode = None
+        return self._message
+
+    @message.setter
+    def message(self, message: object) -> None:
+        self._message = message
+        self._decode = None
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of the request."""
+        if self._headers is None:
+            self._headers = Headers({})
+        return self._headers
+
+    @property
+    def reply_headers(self) -> Headers:
+        """The headers of the reply; at a handler, what is put here is sent."""
+        if self._reply_headers is None:
+            self._reply_headers = Headers({})
+        return self._reply_headers
+
+    @reply_headers.setter
+    def reply_headers(self, headers: Headers) -> None:
+        self._reply_headers = headers
+
+    @property
+    def has_headers(self) -> bool:
+        """Are there request headers? Asking costs less than making them."""
+        return bool(self._headers)
+
+    @property
+    def has_reply_headers(self) -> bool:
+        """Are there reply headers? Asking costs less than making them."""
+        return bool(self._reply_headers)
+
+    @property
+    def taps(self) -> list[Tap]:
+        """What sees each message of the exchange, outermost first."""
+        if self._taps is None:
+            self._taps = []
+        return self._taps
+
+    def copy(self) -> Call:
+        """Make another try at the same exchange: own headers and taps, same message."""
+        other = Call(self.spec, self._message, deadline=self.deadline)
+        other.payload, other._decode = self.payload, self._decode
+        if self._headers is not None:
+            other._headers = self._headers.copy()
+        if self._taps is not None:
+            other._taps = list(self._taps)
+        return other
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        return f"<Call {spec.service}.{spec.endpoint} {spec.kind.value} at {spec.side.value}>"
+
+
+Handler: TypeAlias = Callable[[Call], Awaitable[object]]
+
+
+class Wrapper(Protocol):
+    """Anything callable with `(call, call_next)`: a plain async function or an object."""
+
+    def __call__(self, call: Call, call_next: Handler, /) -> Awaitable[object]:
+        """Do something around the exchange that `call_next(call)` is."""
+        ...
+
+
+def compose(wrappers: Iterable[Wrapper], handler: Handler) -> Handler:
+    """Fold wrappers round a handler, once, at registration; the first given is the outermost."""
+    for wrapper in reversed(tuple(wrappers)):
+        handler = _bind(wrapper, handler)
+    return handler
+
+
+def _bind(wrapper: Wrapper, call_next: Handler) -> Handler:
+    def bound(call: Call) -> Awaitable[object]:
+        return wrapper(call, call_next)
+
+    return bound
+
+
+def through(call: Call, message: object, *, out: bool) -> object:
+    """Pass one message through the call's taps: outermost first on the way to the handler."""
+    toward_handler = out is (call.spec.side is Side.CLIENT)
+    for tap in call.taps if toward_handler else reversed(call.taps):
+        message = tap.outgoing(message) if out else tap.incoming(message)
+    return message
+
+
+_current: contextvars.ContextVar[Call] = contextvars.ContextVar("busmicro_call")
+enter_call = _current.set
+
+
+def current_call() -> Call | None:
+    """Tell which call this code serves; None outside a handler."""
+    return _current.get(None)

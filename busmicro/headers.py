@@ -1,0 +1,183 @@
+"""Headers: the names on the wire, and a mapping that finds them without regard to case.
+
+A header block is what NATS carries before a payload::
+
+    NATS/1.0\\r\\n
+    Bus-Timeout: 4998\\r\\n
+    traceparent: 00-…\\r\\n
+    \\r\\n
+
+`Headers` parses a block only when somebody asks, because most handlers never do.
+
+Source: NATS ADR-4 (block, case-preserving names), W3C Trace Context (lower-case names).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from urllib.parse import quote, unquote
+
+from busmicro.errors import InvalidArgument
+
+CONTENT_TYPE = "Content-Type"
+TIMEOUT = "Bus-Timeout"
+CALLER = "Bus-Caller"
+ATTEMPT = "Bus-Attempt"
+STATUS = "Bus-Status"
+RETRY_AFTER = "Bus-Retry-After"
+NOT_RUN = "Bus-Not-Run"
+ERROR = "Nats-Service-Error"
+ERROR_CODE = "Nats-Service-Error-Code"
+TRACE = ("traceparent", "tracestate", "baggage")
+
+VERSION_LINE = b"NATS/1.0\r\n"
+NO_RESPONDERS = b"NATS/1.0 503"
+
+_NAME = re.compile(r"[!#-9;-~]+")  # printable ASCII but blank, colon and the double quote
+_VALUE = re.compile(r"[\t -~]*")
+
+
+def check(name: str, value: str) -> None:
+    """Refuse a header that would not arrive as it was sent.
+
+    Raises:
+        InvalidArgument: The name is not a token, or the value is not printable ASCII.
+            Nothing was sent.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidArgument(
+            f"header name {name!r} must be printable ASCII without blanks or colons", not_run=True
+        )
+    if not _VALUE.fullmatch(value):
+        raise InvalidArgument(
+            f"the value of header {name} must be printable ASCII; "
+            "encode it first, for example with urllib.parse.quote",
+            not_run=True,
+        )
+
+
+def encode_lines(items: Iterable[tuple[str, str]]) -> bytes:
+    """Write headers as the lines of a block, checked.
+
+    Args:
+        items: Names and values.
+
+    Returns:
+        `Name: value\\r\\n` for each, without the version line and the closing blank line.
+
+    Raises:
+        InvalidArgument: A header cannot be sent as it is. Nothing was sent.
+    """
+    lines = []
+    for name, value in items:
+        check(name, value)
+        lines.append(f"{name}: {value}\r\n")
+    return "".join(lines).encode("ascii")
+
+
+def encode_text(text: str) -> str:
+    """Percent-encode a text for a header value, as gRPC does for its status message."""
+    return quote(text[:512], safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
+
+
+def decode_text(value: str) -> str:
+    """Read what `encode_text` wrote; what is not percent-encoded stays as it is."""
+    return unquote(value, errors="replace")
+
+
+def parse(block: bytes) -> dict[str, str]:
+    """Read a header block; what is not a header is skipped, never an error.
+
+    Args:
+        block: From `NATS/1.0` to the blank line, or empty.
+
+    Returns:
+        Name to value in the order of arrival; the last one wins where a name repeats.
+    """
+    found: dict[str, str] = {}
+    for line in block.split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if colon:
+            found[name.strip().decode("utf-8", "replace")] = value.strip().decode(
+                "utf-8", "replace"
+            )
+    return found
+
+
+def timeout_ms(block: bytes) -> int | None:
+    """Find the milliseconds a caller has left, without parsing the rest of the block.
+
+    Returns:
+        The number, or None where the header is missing or says something else.
+    """
+    at = block.find(b"\r\nBus-Timeout: ")
+    if at < 0:
+        value = Headers(block).get(TIMEOUT, "") if block else ""
+        return int(value) if value.isascii() and value.isdigit() and len(value) <= 10 else None
+    digits = block[at + 15 : block.find(b"\r\n", at + 15)]
+    return int(digits) if digits.isdigit() and len(digits) <= 10 else None
+
+
+class Headers(MutableMapping[str, str]):
+    """Header names and values; `headers["bus-caller"]` finds `Bus-Caller`."""
+
+    __slots__ = ("_block", "_items")
+
+    def __init__(self, source: bytes | Mapping[str, str] = b"") -> None:
+        self._block = source if isinstance(source, bytes) else b""
+        self._items: dict[str, str] | None = None
+        if not isinstance(source, bytes):
+            self._items = {}
+            self.update(source)
+
+    @property
+    def items_by_name(self) -> dict[str, str]:
+        """The headers as they came, parsed on first use."""
+        items = self._items
+        if items is None:
+            items = self._items = parse(self._block)
+        return items
+
+    def copy(self) -> Headers:
+        """Make another one; changing it leaves this one alone."""
+        other = Headers(self._block)
+        other._items = None if self._items is None else dict(self._items)
+        return other
+
+    def _stored_name(self, name: str) -> str | None:
+        items = self.items_by_name
+        if name in items:
+            return name
+        folded = name.casefold()
+        return next((stored for stored in items if stored.casefold() == folded), None)
+
+    def __getitem__(self, name: str) -> str:
+        stored = self._stored_name(name)
+        if stored is None:
+            raise KeyError(name)
+        return self.items_by_name[stored]
+
+    def __setitem__(self, name: str, value: str) -> None:
+        stored = self._stored_name(name)
+        if stored is not None and stored != name:
+            del self.items_by_name[stored]
+        self.items_by_name[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        stored = self._stored_name(name)
+        if stored is None:
+            raise KeyError(name)
+        del self.items_by_name[stored]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.items_by_name)
+
+    def __len__(self) -> int:
+        return len(self.items_by_name)
+
+    def __bool__(self) -> bool:
+        return bool(self._block if self._items is None else self._items)
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self.items_by_name)})"

@@ -1,0 +1,35 @@
+"""Bytes to NATS and back; the only package that knows the client library."""
+
+from busmicro.transport.base import Listener, OnMessage, Subscription, Transport
+from busmicro.transport.nats import NatsTransport, require_allowed
+from busmicro.transport.replies import Replies, Reply, collect
+from busmicro.transport.subjects import (
+    QUEUE_GROUP,
+    ReplyPolicy,
+    Subjects,
+    check_endpoint,
+    check_node,
+    check_service,
+    check_version,
+    matches,
+)
+
+__all__ = [
+    "QUEUE_GROUP",
+    "Listener",
+    "NatsTransport",
+    "OnMessage",
+    "Replies",
+    "Reply",
+    "ReplyPolicy",
+    "Subjects",
+    "Subscription",
+    "Transport",
+    "check_endpoint",
+    "check_node",
+    "check_service",
+    "check_version",
+    "collect",
+    "matches",
+    "require_allowed",
+]

@@ -1,0 +1,227 @@
+"""Requests: one inbox subscription for all of them, one slot for each.
+
+The slot's future is resolved in the read loop, in the same turn that saw the reply; nothing waits
+out its time when the connection drops, when nobody listens or when the subject is forbidden.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+from busmicro.errors import (
+    BusmicroError,
+    DeadlineExceeded,
+    Disconnected,
+    NoResponders,
+    PermissionDenied,
+)
+from busmicro.headers import NO_RESPONDERS
+from busmicro.transport.base import Transport
+from busmicro.transport.nats import require_allowed
+
+Reply: TypeAlias = tuple[bytes, bytes]
+"""Header block and payload."""
+OnReply: TypeAlias = Callable[[Reply], None]
+
+
+class Replies:
+    """The replies that this process waits for."""
+
+    def __init__(self, transport: Transport, *, inbox_prefix: str = "_INBOX") -> None:
+        self._transport = transport
+        self.inbox = f"{inbox_prefix}.{secrets.token_hex(8)}"
+        """Where they arrive, plus a dot and the slot's token."""
+        self._prefix = self.inbox.encode() + b"."
+        self._token_at = len(self._prefix)
+        self._tokens = itertools.count()
+        self._slots: dict[bytes, tuple[asyncio.Future[Reply], bytes]] = {}
+        self._many: dict[bytes, OnReply] = {}
+
+    def __len__(self) -> int:
+        return len(self._slots) + len(self._many)
+
+    async def start(self) -> None:
+        """Subscribe to the inbox, and make sure of it.
+
+        Raises:
+            PermissionDenied: The inbox may not be subscribed to; the text says which setting.
+        """
+        self._transport.listen(self)
+        subscription = self._transport.subscribe(f"{self.inbox}.*", self._on_message)
+        await self._transport.barrier()
+        require_allowed(subscription)
+
+    async def request(
+        self,
+        subject: bytes,
+        payload: bytes,
+        header: bytes = b"",
+        *,
+        timeout: float,
+        abandon: bytes = b"",
+    ) -> Reply:
+        """Send a message and wait for the one reply to it.
+
+        Args:
+            subject: Where to.
+            payload: The message.
+            header: A header block, or empty.
+            timeout: Seconds to wait.
+            abandon: Where to say that nobody waits any more, if it comes to that.
+
+        Returns:
+            Header block and payload of the reply.
+
+        Raises:
+            NoResponders: Nobody listens there. Nothing ran.
+            Disconnected: The connection is down (`not_run`), or dropped while waiting.
+            PermissionDenied: This client may not publish there. Nothing ran.
+            DeadlineExceeded: No reply in time. It may or may not have run.
+            PayloadTooLarge: Refused before the wire.
+
+        Cancelled: as DeadlineExceeded.
+        """
+        transport = self._transport
+        if not transport.connected:
+            raise Disconnected("not connected to NATS", not_run=True)
+        if not transport.writable:
+            await transport.drained()
+        token = b"%x" % next(self._tokens)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply] = loop.create_future()
+        transport.publish(subject, payload, self._prefix + token, header)
+        self._slots[token] = (future, subject)
+        timer = loop.call_later(timeout, self._expire, token)
+        try:
+            return await future
+        except (DeadlineExceeded, asyncio.CancelledError):
+            if abandon and transport.connected:
+                transport.publish(abandon, self._prefix + token)
+            raise
+        finally:
+            timer.cancel()
+            self._slots.pop(token, None)
+
+    @asynccontextmanager
+    async def many(self, on_reply: OnReply) -> AsyncIterator[bytes]:
+        """Open a slot for any number of replies.
+
+        Args:
+            on_reply: Called with each, in the read loop: must be short, must not block.
+
+        Yields:
+            The reply subject to publish with.
+        """
+        token = b"m%x" % next(self._tokens)
+        self._many[token] = on_reply
+        try:
+            yield self._prefix + token
+        finally:
+            del self._many[token]
+
+    def _on_message(self, subject: bytes, _reply: bytes, header: bytes, payload: bytes) -> None:
+        token = subject[self._token_at :]
+        slot = self._slots.pop(token, None)
+        if slot is None:
+            if (on_reply := self._many.get(token)) is not None:
+                on_reply((header, payload))
+            return  # else a late reply, to somebody who has gone
+        future, asked = slot
+        if future.done():
+            return
+        if not payload and header.startswith(NO_RESPONDERS):
+            future.set_exception(NoResponders(asked.decode()))
+        else:
+            future.set_result((header, payload))
+
+    def _expire(self, token: bytes) -> None:
+        slot = self._slots.pop(token, None)
+        if slot is not None and not slot[0].done():
+            slot[0].set_exception(DeadlineExceeded(f"no reply from {slot[1].decode()} in time"))
+
+    def _fail(self, slot: tuple[asyncio.Future[Reply], bytes], error: BusmicroError) -> None:
+        if not slot[0].done():
+            slot[0].set_exception(error)
+
+    # --- Listener -------------------------------------------------------------------------------
+
+    def on_connected(self) -> None:
+        """Nothing to do: the transport has restored the inbox."""
+
+    def on_disconnected(self) -> None:
+        """Fail whatever is under way: its replies will not come."""
+        slots, self._slots = self._slots, {}
+        for slot in slots.values():
+            self._fail(
+                slot,
+                Disconnected("the connection to NATS dropped during the call", not_run=False),
+            )
+
+    def on_publish_denied(self, subject: str) -> None:
+        """Fail the requests that the server has just refused."""
+        for slot in tuple(self._slots.values()):
+            asked = slot[1].decode()
+            if asked.casefold() == subject.casefold():
+                self._fail(
+                    slot,
+                    PermissionDenied(f"NATS does not permit publishing to {asked}", not_run=True),
+                )
+
+
+async def collect(
+    replies: Replies,
+    transport: Transport,
+    subject: str,
+    payload: bytes = b"",
+    header: bytes = b"",
+    *,
+    timeout: float,
+    stall: float | None = None,
+    most: int | None = None,
+) -> list[Reply]:
+    """Ask everybody who listens, and gather what they answer.
+
+    Args:
+        replies: Where the answers arrive.
+        transport: The connection.
+        subject: Where to ask.
+        payload: What to ask.
+        header: A header block, or empty.
+        timeout: Seconds in all.
+        stall: Seconds without a further answer after which everybody is taken to have answered.
+        most: How many answers are enough.
+
+    Returns:
+        The answers in the order they came; none if nobody listens.
+
+    Raises:
+        Disconnected: The connection is down.
+
+    Source: NATS ADR-47.
+    """
+    if not transport.connected:
+        raise Disconnected("not connected to NATS", not_run=True)
+    arrived: asyncio.Queue[Reply] = asyncio.Queue()
+    found: list[Reply] = []
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout
+    async with replies.many(arrived.put_nowait) as inbox:
+        transport.publish(subject.encode(), payload, inbox, header)
+        while most is None or len(found) < most:
+            quiet = end if stall is None or not found else min(end, loop.time() + stall)
+            try:
+                async with asyncio.timeout_at(quiet):
+                    reply = await arrived.get()
+            except TimeoutError:
+                break
+            if not reply[1] and reply[0].startswith(NO_RESPONDERS):
+                break
+            found.append(reply)
+    return found
+
+

@@ -1,0 +1,129 @@
+"""Subjects: what the names of services become on the wire, and which names may exist.
+
+Source: docs/protocol.md (Names), NATS ADR-6 and ADR-32.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from busmicro.errors import SetupError
+
+QUEUE_GROUP = "q"
+_TOKEN = re.compile(r"[A-Za-z0-9_-]+")
+_ENDPOINT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?")
+_NAMESPACE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_VERSION = re.compile(
+    r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
+    r"(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
+)
+_RESERVED_FIRST = ("rpc", "node", "cancel", "dlq")
+
+
+def check_service(name: str) -> str:
+    """Return the name of a service, or raise `SetupError` with the rule."""
+    if not _TOKEN.fullmatch(name) or len(name) > 64:
+        raise SetupError(
+            f"service name {name!r}: use 1 to 64 letters, digits, _ and - (no dots, no blanks)"
+        )
+    return name
+
+
+def check_node(node: str) -> str:
+    """Return the id of a node, or raise `SetupError` with the rule."""
+    if not _TOKEN.fullmatch(node) or len(node) > 64:
+        raise SetupError(f"node id {node!r}: use 1 to 64 letters, digits, _ and -")
+    return node
+
+
+def check_endpoint(name: str) -> str:
+    """Return the name of an endpoint, or raise `SetupError` with the rule."""
+    if not _ENDPOINT.fullmatch(name) or len(name) > 128:
+        raise SetupError(
+            f"endpoint name {name!r}: use letters, digits, _ and -, "
+            "one word or two with a dot between, like 'hello' or 'Greeter.hello'"
+        )
+    return name
+
+
+def check_version(version: str) -> str:
+    """Return a version, or raise `SetupError` with the rule."""
+    if not _VERSION.fullmatch(version):
+        raise SetupError(f"version {version!r}: use three numbers (semver), like '1.0.0'")
+    return version
+
+
+def check_namespace(namespace: str) -> str:
+    """Return a namespace, or raise `SetupError` with the rule."""
+    if namespace and (not _NAMESPACE.fullmatch(namespace) or namespace.startswith(_RESERVED_FIRST)):
+        raise SetupError(
+            f"namespace {namespace!r}: use letters, digits, _ and -, dots between words, "
+            f"and do not begin with {', '.join(_RESERVED_FIRST)}"
+        )
+    return namespace
+
+
+class Subjects:
+    """The subjects of one namespace."""
+
+    def __init__(self, namespace: str = "") -> None:
+        self.namespace = check_namespace(namespace)
+        self.prefix = f"{namespace}." if namespace else ""
+
+    def rpc(self, service: str, endpoint: str) -> str:
+        """Where calls go that any node of the service may take."""
+        return f"{self.prefix}rpc.{service}.{endpoint}"
+
+    def node(self, service: str, node: str, endpoint: str) -> str:
+        """Where calls go that one node shall take."""
+        return f"{self.prefix}node.{service}.{node}.{endpoint}"
+
+    def cancel(self, service: str) -> str:
+        """Where cancellations go; every node of the service listens."""
+        return f"{self.prefix}cancel.{service}"
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Tell whether a subject falls under a pattern with `*` and `>`."""
+    wanted, given = pattern.split("."), subject.split(".")
+    for at, token in enumerate(wanted):
+        if token == ">":
+            return len(given) > at
+        if at >= len(given) or token not in ("*", given[at]):
+            return False
+    return len(wanted) == len(given)
+
+
+class ReplyPolicy:
+    """Decides which reply subjects a service may be made to publish on.
+
+    A caller names the reply subject, the service publishes there with the service's own
+    permissions; so a caller must not be able to aim that at what only the service may write.
+    """
+
+    def __init__(self, prefix: str, inbox_prefix: str, *, strict: bool) -> None:
+        self._inboxes = tuple({b"_INBOX.", f"{inbox_prefix}.".encode()})
+        self._reserved = (
+            "$",
+            *(f"{first}." for first in _RESERVED_FIRST),
+            *(f"{prefix}{first}." for first in _RESERVED_FIRST),
+        )
+        self._strict = strict
+        self._streams: tuple[str, ...] = ()
+
+    def protect(self, subjects: Iterable[str]) -> None:
+        """Reserve the subjects that streams capture, instead of those reserved before."""
+        self._streams = tuple(subjects)
+
+    def allows(self, reply: bytes) -> bool:
+        """Tell whether an answer may go to this subject."""
+        if reply.startswith(self._inboxes):
+            return True
+        if self._strict:
+            return False
+        subject = reply.decode("utf-8", "replace")
+        return not (
+            subject.startswith(self._reserved)
+            or any(matches(pattern, subject) for pattern in self._streams)
+        )

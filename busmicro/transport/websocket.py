@@ -1,0 +1,137 @@
+"""The plain path: WebSocket URLs, through nats-py's own subscriptions, behind the same interface.
+
+Slower than the fast path (`ws://` frames are nats-py's business), same promises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsPySubscription
+
+from busmicro.errors import Disconnected
+from busmicro.headers import VERSION_LINE, parse
+from busmicro.tasks import Tasks
+from busmicro.transport.base import Subscription
+
+log = logging.getLogger("busmicro.transport")
+
+_MAX_WAITING = 10_000
+
+
+class PlainPath:
+    """One connection made by nats-py alone; commands wait in a queue that one task empties."""
+
+    def __init__(self, client: Client, subscriptions: dict[bytes, Subscription]) -> None:
+        self._client = client
+        self._subscriptions = subscriptions
+        self._native: dict[bytes, NatsPySubscription] = {}
+        self._commands: asyncio.Queue[Callable[[], object]] = asyncio.Queue(_MAX_WAITING)
+        self._tasks = Tasks()
+        self.waiting_bytes = 0
+        self._inbox = client.new_inbox()
+        self._pongs: list[asyncio.Future[None]] = []
+
+    async def start(self) -> None:
+        """Listen for our own barrier messages and begin to send."""
+        await self._client.subscribe(self._inbox, cb=self._on_pong)
+        self._tasks.spawn(self._run(), name="busmicro websocket")
+
+    async def _run(self) -> None:
+        while True:
+            command = await self._commands.get()
+            try:
+                result = command()
+                if asyncio.iscoroutine(result):
+                    await result
+            except Exception:
+                log.exception("nats-py could not send over the WebSocket")
+
+    def _queue(self, command: Callable[[], object]) -> None:
+        try:
+            self._commands.put_nowait(command)
+        except asyncio.QueueFull:
+            self.waiting_bytes = 1 << 62  # publish refuses from here on, until the queue empties
+            raise
+
+    def publish(self, subject: bytes, payload: bytes, reply: bytes, header: bytes) -> None:
+        """Queue one message."""
+        size = len(payload) + len(header)
+        self.waiting_bytes += size
+
+        async def send() -> None:
+            self.waiting_bytes -= size
+            await self._client.publish(
+                subject.decode(), payload, reply.decode(), parse(header) if header else None
+            )
+
+        self._queue(send)
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Queue a subscription."""
+
+        async def on_message(message: Msg) -> None:
+            header = b""
+            if message.headers:
+                status = message.headers.get("Status")
+                lines = "".join(f"{k}: {v}\r\n" for k, v in message.headers.items())
+                first = f"NATS/1.0 {status}\r\n".encode() if status else VERSION_LINE
+                header = first + lines.encode() + b"\r\n"
+            try:
+                subscription.on_message(
+                    message.subject.encode(), message.reply.encode(), header, message.data
+                )
+            except Exception:
+                log.exception("the callback of %r failed", subscription)
+
+        async def send() -> None:
+            self._native[subscription.sid] = await self._client.subscribe(
+                subscription.subject, queue=subscription.queue, cb=on_message
+            )
+
+        self._queue(send)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Queue the end of a subscription; what has arrived is still delivered."""
+
+        async def send() -> None:
+            native = self._native.pop(subscription.sid, None)
+            if native is not None:
+                await native.drain()
+
+        self._queue(send)
+
+    def ping(self) -> asyncio.Future[None]:
+        """Send a message to ourselves: it comes back when everything before it has passed."""
+        pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pongs.append(pong)
+        self._queue(lambda: self._client.publish(self._inbox))
+        return pong
+
+    async def _on_pong(self, _message: Msg) -> None:
+        pong = self._pongs.pop(0)
+        if not pong.done():
+            pong.set_result(None)
+
+    @property
+    def writable(self) -> bool:
+        """Is the queue less than half full?"""
+        return self._commands.qsize() < _MAX_WAITING // 2
+
+    async def drained(self) -> None:
+        """Return when the queue is less than half full."""
+        while not self.writable and not self._client.is_closed:
+            await asyncio.sleep(0.001)
+
+    async def stop(self) -> None:
+        """Send nothing more; whoever waits for a barrier is told."""
+        await self._tasks.cancel()
+        for pong in self._pongs:
+            if not pong.done():
+                pong.set_exception(Disconnected("the connection dropped", not_run=False))
+                pong.exception()
+        self._pongs.clear()

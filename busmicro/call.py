@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from busmicro.errors import CodecError, InvalidArgument
 from busmicro.headers import Headers
 
 
@@ -122,10 +123,13 @@ class Call:
         """The typed message.
 
         Raises:
-            CodecError: The payload does not decode or validate; it becomes `InvalidArgument`.
+            InvalidArgument: The payload does not decode or validate; `details` says where.
         """
         if self._decode is not None:
-            self._message = self._decode(self.payload)
+            try:
+                self._message = self._decode(self.payload)
+            except CodecError as wrong:
+                raise InvalidArgument(str(wrong), details=wrong.details) from wrong
             self._decode = None
         return self._message
 

@@ -15,6 +15,7 @@ Source: NATS ADR-4 (block, case-preserving names), W3C Trace Context (lower-case
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from urllib.parse import quote, unquote
 
@@ -57,6 +58,13 @@ def check(name: str, value: str) -> None:
         )
 
 
+@lru_cache(maxsize=1024)
+def encode_line(name: str, value: str) -> bytes:
+    """Write one header as a line of a block, checked; repeated ones cost a look-up."""
+    check(name, value)
+    return f"{name}: {value}\r\n".encode("ascii")
+
+
 def encode_lines(items: Iterable[tuple[str, str]]) -> bytes:
     """Write headers as the lines of a block, checked.
 
@@ -69,11 +77,7 @@ def encode_lines(items: Iterable[tuple[str, str]]) -> bytes:
     Raises:
         InvalidArgument: A header cannot be sent as it is. Nothing was sent.
     """
-    lines = []
-    for name, value in items:
-        check(name, value)
-        lines.append(f"{name}: {value}\r\n")
-    return "".join(lines).encode("ascii")
+    return b"".join([encode_line(name, value) for name, value in items])
 
 
 def encode_text(text: str) -> str:
@@ -105,18 +109,27 @@ def parse(block: bytes) -> dict[str, str]:
     return found
 
 
-def timeout_ms(block: bytes) -> int | None:
-    """Find the milliseconds a caller has left, without parsing the rest of the block.
+def find(block: bytes, lowered: bytes, name: bytes) -> bytes:
+    """Find one header's value without parsing the rest of the block.
+
+    Args:
+        block: The header block.
+        lowered: `block.lower()`, made once for several searches.
+        name: The header's name in lower case.
 
     Returns:
-        The number, or None where the header is missing or says something else.
+        The value, stripped; empty where the header is missing.
     """
-    at = block.find(b"\r\nBus-Timeout: ")
+    at = lowered.find(b"\r\n%b:" % name)
     if at < 0:
-        value = Headers(block).get(TIMEOUT, "") if block else ""
-        return int(value) if value.isascii() and value.isdigit() and len(value) <= 10 else None
-    digits = block[at + 15 : block.find(b"\r\n", at + 15)]
-    return int(digits) if digits.isdigit() and len(digits) <= 10 else None
+        return b""
+    start = at + len(name) + 3
+    return block[start : block.find(b"\r\n", start)].strip()
+
+
+def timeout_ms(value: bytes) -> int | None:
+    """Read the milliseconds a caller has left; None for what is no such number."""
+    return int(value) if value.isdigit() and len(value) <= 10 else None
 
 
 class Headers(MutableMapping[str, str]):

@@ -92,7 +92,7 @@ def explain(error: BaseException, url: str) -> BusmicroError:
             "BUSMICRO_TOKEN, BUSMICRO_NKEY_SEED or BUSMICRO_CREDS",
             not_run=True,
         )
-    return Disconnected(f"cannot reach NATS at {where}: {error or type(error).__name__}", not_run=True)
+    return Disconnected(f"cannot reach NATS at {where}: {str(error) or type(error).__name__}", not_run=True)
 
 
 def hide_secrets(url: str) -> str:

@@ -262,7 +262,7 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
         """Open the TCP stream."""
         self._reader = asyncio.StreamReader(limit=max(buffer_size, _MAX_LINE_BYTES))
         async with asyncio.timeout(connect_timeout):
-            await self._loop.create_connection(lambda: self, uri.hostname, uri.port)
+            await self._loop.create_connection(lambda: self, uri.hostname or "", uri.port or 4222)
 
     async def connect_tls(
         self,

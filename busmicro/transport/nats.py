@@ -12,6 +12,7 @@ import logging
 import random
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 from nats.aio.client import Client
 
@@ -149,10 +150,10 @@ class NatsTransport:
             raise explain(cause, url) from error
         await self._established(client, path)
 
-    def _options(self) -> dict[str, object]:
+    def _options(self) -> dict[str, Any]:
         """Say with nats-py's words what the settings say."""
         s = self._settings
-        options: dict[str, object] = {
+        options: dict[str, Any] = {
             "name": s.name or None,
             "connect_timeout": s.connect_timeout,
             "ping_interval": s.ping_interval,

@@ -101,7 +101,7 @@ class PlainPath:
         async def send() -> None:
             native = self._native.pop(subscription.sid, None)
             if native is not None:
-                await native.drain()
+                await native.drain()  # type: ignore[no-untyped-call]
 
         self._queue(send)
 

@@ -1,0 +1,50 @@
+"""A process's place on the bus: one connection, its replies and its registry, opened together."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from busmicro.registry import Discovery
+from busmicro.settings import Settings
+from busmicro.transport import JetStream, NatsTransport, Replies, Subjects
+
+
+class Bus:
+    """What a service and its clients share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.subjects = Subjects(settings.namespace)
+        self.transport = NatsTransport(settings)
+        self.replies = Replies(self.transport, inbox_prefix=settings.inbox_prefix)
+        self.jetstream = JetStream(self.transport, self.replies)
+        self.discovery = Discovery(
+            self.transport,
+            self.replies,
+            namespace=settings.namespace,
+            ttl=settings.registry_ttl,
+        )
+
+    async def open(self, *, wait: bool = False) -> Self:
+        """Connect and listen for replies.
+
+        Args:
+            wait: Wait for a server that is not there yet, saying so every ten seconds.
+
+        Raises:
+            Disconnected: No server answered (only without `wait`).
+            Unauthenticated: The server refuses the credentials.
+            PermissionDenied: The inbox may not be subscribed to.
+        """
+        try:
+            await self.transport.connect(wait=wait)
+            await self.replies.start()
+        except BaseException:
+            await self.transport.close()
+            raise
+        return self
+
+    async def close(self) -> None:
+        """Leave the registry, send what waits, disconnect."""
+        await self.discovery.close()
+        await self.transport.close()

@@ -1,0 +1,129 @@
+"""Try again, but only what is safe to try again, and never so often that it makes things worse.
+
+What is safe: a call that certainly did not run; with `idempotent=True` on the endpoint also one
+that may have.  How often: a few attempts, with growing, jittered pauses, within the deadline, and
+only while the budget lasts: it is spent by failures and earned back, slowly, by successes, so that
+a service in trouble sees a tenth more load and not three times as much.
+
+Source: gRFC A6 (throttling, push-back); go-micro's default retry of time-outs is what not to do.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from busmicro.call import Call, Handler
+from busmicro.clock import SYSTEM_CLOCK, Clock
+from busmicro.errors import TABLE, CallError, DeadlineExceeded, NoResponders, SetupError
+from busmicro.headers import ATTEMPT
+
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+_SHORTEST_ATTEMPT = 0.01
+
+
+class Budget:
+    """Tokens that retries cost: one for a failure, a tenth back for a success."""
+
+    def __init__(self, tokens: float = 10.0, *, earned: float = 0.1) -> None:
+        self.most = tokens
+        self.left = tokens
+        self._earned = earned
+
+    def succeeded(self) -> None:
+        """Earn a little."""
+        if self.left < self.most:
+            self.left = min(self.most, self.left + self._earned)
+
+    def failed(self) -> bool:
+        """Spend one; tell whether more than half is left, so that trying again is allowed."""
+        self.left = max(0.0, self.left - 1.0)
+        return self.left > self.most / 2
+
+
+class Retry:
+    """Tries a call again where that is safe.
+
+    Args:
+        attempts: How often in all, 1 to 10; 1 switches it off.
+        attempt_timeout: Seconds for one attempt of an idempotent call; left out, the time that is
+            left is shared among the attempts that are left.
+        clock: Where time comes from.
+        jitter: A number from 0 to 1 each time it is asked.
+    """
+
+    def __init__(
+        self,
+        attempts: int = 3,
+        *,
+        attempt_timeout: float | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        if not 1 <= attempts <= 10:
+            raise SetupError(f"Retry(attempts={attempts}): say 1 to 10")
+        if attempt_timeout is not None and attempt_timeout <= 0:
+            raise SetupError(f"Retry(attempt_timeout={attempt_timeout}): say seconds, more than 0")
+        self._attempts = attempts
+        self._attempt_timeout = attempt_timeout
+        self._clock = clock
+        self._jitter = jitter
+        self._budgets: dict[str, Budget] = {}
+
+    def budget(self, service: str) -> Budget:
+        """Return the budget that all calls to a service share."""
+        budget = self._budgets.get(service)
+        if budget is None:
+            budget = self._budgets[service] = Budget()
+        return budget
+
+    async def __call__(self, call: Call, call_next: Handler, /) -> object:
+        """Make the call, and make it again while that is safe and worth it."""
+        budget = self.budget(call.spec.service)
+        attempt = 1
+        while True:
+            tried = self._prepare(call, attempt)
+            try:
+                reply = await call_next(tried)
+            except CallError as failure:
+                pause = self._pause(call, failure, attempt, budget)
+                if pause is None:
+                    raise
+            else:
+                budget.succeeded()
+                if tried.has_reply_headers:
+                    call.reply_headers = tried.reply_headers
+                return reply
+            await self._clock.sleep(pause)
+            attempt += 1
+
+    def _prepare(self, call: Call, attempt: int) -> Call:
+        """Give each attempt its own copy, so that headers and taps do not pile up."""
+        tried = call.copy()
+        if attempt > 1:
+            tried.headers[ATTEMPT] = str(attempt)
+        if call.spec.idempotent and call.deadline is not None and self._attempts > 1:
+            now = self._clock.now()
+            share = self._attempt_timeout or (call.deadline - now) / (self._attempts - attempt + 1)
+            tried.deadline = min(call.deadline, now + max(share, _SHORTEST_ATTEMPT))
+        return tried
+
+    def _pause(
+        self, call: Call, failure: CallError, attempt: int, budget: Budget
+    ) -> float | None:
+        """Decide: the seconds to wait before the next attempt, or None to give up."""
+        if not self._is_safe(call, failure) or not budget.failed() or attempt >= self._attempts:
+            return None
+        ceiling = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempt - 1))
+        pause = failure.retry_after if failure.retry_after is not None else ceiling * self._jitter()
+        if call.deadline is not None and self._clock.now() + pause >= call.deadline:
+            return None
+        return pause
+
+    def _is_safe(self, call: Call, failure: CallError) -> bool:
+        if isinstance(failure, NoResponders):
+            return False  # nobody is there: waiting for a node is `wait_for_ready`'s business
+        if failure.not_run:
+            return not isinstance(failure, DeadlineExceeded)
+        return call.spec.idempotent and TABLE[failure.code].retry_if_idempotent

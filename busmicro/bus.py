@@ -6,7 +6,7 @@ from typing import Self
 
 from busmicro.registry import Discovery
 from busmicro.settings import Settings
-from busmicro.transport import JetStream, NatsTransport, Replies, Subjects
+from busmicro.transport import NatsTransport, Replies, Subjects
 
 
 class Bus:
@@ -17,7 +17,6 @@ class Bus:
         self.subjects = Subjects(settings.namespace)
         self.transport = NatsTransport(settings)
         self.replies = Replies(self.transport, inbox_prefix=settings.inbox_prefix)
-        self.jetstream = JetStream(self.transport, self.replies)
         self.discovery = Discovery(
             self.transport,
             self.replies,

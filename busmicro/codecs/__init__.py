@@ -18,6 +18,9 @@ CODECS: list[Codec] = [
 ]
 """Asked in order; the first that takes a type gives its default content type."""
 
+_MOST_SPELLINGS = 16
+"""Callers choose how they write a content type; they must not be able to fill the memory."""
+
 __all__ = [
     "CODECS",
     "JSON",
@@ -61,14 +64,17 @@ class Coders:
         An empty content type means JSON on the wire, and so it does here.
         """
         coder = self._built.get(content_type)
-        if coder is not None:
-            return coder
-        plain = content_type.partition(";")[0].strip().lower() or JSON
-        if plain not in self._built and plain in self._codecs:
-            self._built[plain] = self._codecs[plain].coder(self.message_type)
+        if coder is None and (coder := self._find(content_type)) is not None:
+            if len(self._built) < _MOST_SPELLINGS:
+                self._built[content_type] = coder
+        return coder
+
+    def _find(self, content_type: str) -> Coder | None:
         if self.default is NOTHING or (self.default.content_type == RAW and not content_type):
             return self.default
-        return self._built.get(plain)
+        plain = content_type.partition(";")[0].strip().lower() or JSON
+        codec = self._codecs.get(plain)
+        return self._built.get(plain) or (codec.coder(self.message_type) if codec else None)
 
     def require(self, content_type: str) -> Coder:
         """Return the coder for a content type.

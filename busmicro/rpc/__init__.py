@@ -1,1 +1,22 @@
-"""Placeholder."""
+"""Ask and answer: the two ends of a call."""
+
+from busmicro.rpc.client import Answers, CallOptions, Client
+from busmicro.rpc.handlers import DEFAULT_TIMEOUT, Endpoint, Endpoints
+from busmicro.rpc.monitor import HEALTH, STATS, Health, Monitor, Stats, iso
+from busmicro.rpc.server import RpcServer
+
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "HEALTH",
+    "STATS",
+    "Answers",
+    "CallOptions",
+    "Client",
+    "Endpoint",
+    "Endpoints",
+    "Health",
+    "Monitor",
+    "RpcServer",
+    "Stats",
+    "iso",
+]

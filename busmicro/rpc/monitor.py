@@ -1,0 +1,166 @@
+"""What a node says of itself: `Debug.Health` and `Debug.Stats`, built in at every service."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from busmicro.bus import Bus
+from busmicro.endpoint import EndpointOptions
+from busmicro.registry import EndpointStats, Node, ServiceStats
+from busmicro.rpc.handlers import Endpoints
+
+
+class Health(BaseModel):
+    """Is this node well?"""
+
+    status: str
+    """`serving`, or `stopping` while it finishes what runs."""
+    service: str
+    """The name of the service."""
+    node: str
+    """The id of the node."""
+    version: str
+    """The version of the service."""
+    connected: bool
+    """Is the connection to NATS up?"""
+    uptime: float
+    """Seconds since it started."""
+
+
+class EndpointFigures(BaseModel):
+    """What an endpoint has done so far."""
+
+    name: str
+    """Which."""
+    requests: int
+    """Answered or given up, good or bad."""
+    errors: int
+    """Of these, how many did not succeed."""
+    last_error: str
+    """What the latest failure said."""
+    average_ms: float
+    """Milliseconds a request, wrappers included."""
+
+
+class Stats(BaseModel):
+    """What this node has done so far, and what it costs."""
+
+    service: str
+    """The name of the service."""
+    node: str
+    """The id of the node."""
+    started: str
+    """When it started, ISO 8601, UTC."""
+    uptime: float
+    """Seconds since then."""
+    running: int
+    """Requests that run now."""
+    requests: int
+    """Requests so far, of all endpoints."""
+    errors: int
+    """Of these, how many did not succeed."""
+    refused_replies: int
+    """Requests that asked for their answer where none may go."""
+    reconnects: int
+    """How often the connection to NATS was lost and made again."""
+    rss_bytes: int
+    """Memory of the process; 0 where the system does not tell."""
+    endpoints: list[EndpointFigures]
+    """One by one."""
+
+
+def resident_bytes() -> int:
+    """Tell how much memory this process holds; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class Monitor:
+    """Answers for one node."""
+
+    def __init__(self, node: Node, endpoints: Endpoints, bus: Bus) -> None:
+        self._node = node
+        self._endpoints = endpoints
+        self._bus = bus
+        self._began = time.monotonic()
+        self.stopping = False
+        """Has it begun to stop?"""
+        self.running: Callable[[], int] = lambda: 0
+        """How many requests run now."""
+        self.refused: Callable[[], int] = lambda: 0
+        """How many requests were refused for their reply subject."""
+
+    async def health(self) -> Health:
+        """Is this node well?"""
+        return Health(
+            status="stopping" if self.stopping else "serving",
+            service=self._node.service,
+            node=self._node.id,
+            version=self._node.version,
+            connected=self._bus.transport.connected,
+            uptime=self._uptime,
+        )
+
+    async def stats(self) -> Stats:
+        """What has this node done so far, and what does it cost?"""
+        figures = [
+            EndpointFigures(
+                name=endpoint.name,
+                requests=endpoint.figures.requests,
+                errors=endpoint.figures.errors,
+                last_error=endpoint.figures.last_error,
+                average_ms=round(endpoint.figures.average_ns / 1e6, 3),
+            )
+            for endpoint in self._endpoints
+        ]
+        return Stats(
+            service=self._node.service,
+            node=self._node.id,
+            started=self._node.started,
+            uptime=self._uptime,
+            running=self.running(),
+            requests=sum(f.requests for f in figures),
+            errors=sum(f.errors for f in figures),
+            refused_replies=self.refused(),
+            reconnects=self._bus.transport.reconnects,
+            rss_bytes=resident_bytes(),
+            endpoints=figures,
+        )
+
+    @property
+    def _uptime(self) -> float:
+        return round(time.monotonic() - self._began, 3)
+
+    def service_stats(self) -> ServiceStats:
+        """Give the figures that `$SRV.STATS` shows."""
+        return ServiceStats(
+            endpoints=tuple(
+                EndpointStats(
+                    name=endpoint.name,
+                    num_requests=endpoint.figures.requests,
+                    num_errors=endpoint.figures.errors,
+                    last_error=endpoint.figures.last_error,
+                    processing_time=endpoint.figures.processing_time_ns,
+                    average_processing_time=endpoint.figures.average_ns,
+                )
+                for endpoint in self._endpoints
+            )
+        )
+
+
+HEALTH = EndpointOptions(name="Debug.Health", idempotent=True)
+STATS = EndpointOptions(name="Debug.Stats", idempotent=True)
+
+
+def iso(moment: datetime) -> str:
+    """Write a moment as ISO 8601, UTC, to the millisecond."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,380 @@
+"""The handler's end of a call: a request comes in, exactly one answer goes out.
+
+A request's way: `_Binding.on_request` (in the read loop: may it be answered, is there room?) →
+an owned task, `_Request.run` → wrappers → decode → the user's function → encode → reply.
+
+Whatever happens, the caller hears of it: an unknown endpoint, a bad body, a reply too large, an
+exception, a deadline that passes while the handler sleeps, a service that is stopping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from busmicro.bus import Bus
+from busmicro.call import Call, Handler, Wrapper, compose, enter_call
+from busmicro.codecs import JSON, Coder, Coders
+from busmicro.errors import (
+    BusmicroError,
+    CallError,
+    Cancelled,
+    CodecError,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+)
+from busmicro.headers import CONTENT_TYPE, VERSION_LINE, Headers, encode_lines, find, timeout_ms
+from busmicro.rpc.handlers import Endpoint, Endpoints, invoker
+from busmicro.rpc.wire import encode_error
+from busmicro.transport import (
+    QUEUE_GROUP,
+    ReplyPolicy,
+    Subscription,
+    Transport,
+    require_allowed,
+)
+
+log = logging.getLogger("busmicro.rpc")
+
+_LONGEST_TIMEOUT = 86_400.0
+_BUSY_FOR = 0.05
+
+class RpcServer:
+    """The endpoints of one node, and the requests that run there."""
+
+    def __init__(self, service: str, node: str, endpoints: Endpoints, bus: Bus) -> None:
+        self._service = service
+        self._node = node
+        self._endpoints = endpoints
+        self._transport: Transport = bus.transport
+        self._subjects = bus.subjects
+        self._max_running = bus.settings.max_running
+        self.replies_allowed = ReplyPolicy(
+            bus.subjects.prefix,
+            bus.settings.inbox_prefix,
+            strict=bus.settings.strict_replies,
+        )
+        """Where answers may go."""
+        self.refused_replies = 0
+        """Requests that asked for an answer where none may go."""
+        self._subscriptions: list[Subscription] = []
+        self._running: dict[bytes, _Request] = {}
+        self._stopped = False
+        self._idle = asyncio.Event()
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def start(self, wrappers: Sequence[Wrapper]) -> None:
+        """Compose each endpoint's chain and listen; when this returns, requests arrive.
+
+        Raises:
+            PermissionDenied: A subject may not be subscribed to; the text names it.
+            Disconnected: The connection dropped meanwhile.
+        """
+        for endpoint in self._endpoints:
+            chain = compose(wrappers, invoker(endpoint.function, endpoint.signature))
+            on_request = _Binding(self, endpoint, chain).on_request
+            subject = self._subjects.rpc(self._service, endpoint.name)
+            self._listen(subject, on_request, queue=QUEUE_GROUP)
+            subject = self._subjects.node(self._service, self._node, endpoint.name)
+            self._listen(subject, on_request)
+        self._listen(self._subjects.node(self._service, self._node, "*"), self._on_unknown)
+        self._listen(self._subjects.node(self._service, self._node, "*.*"), self._on_unknown)
+        self._listen(self._subjects.cancel(self._service), self._on_cancel)
+        await self._transport.barrier()
+        require_allowed(*self._subscriptions)
+
+    def _listen(
+        self, subject: str, callback: Callable[[bytes, bytes, bytes, bytes], None], queue: str = ""
+    ) -> None:
+        self._subscriptions.append(self._transport.subscribe(subject, callback, queue=queue))
+
+    async def stop(self, grace: float) -> int:
+        """Take no more requests, finish those that run, then end the rest.
+
+        Args:
+            grace: Seconds that running requests get.
+
+        Returns:
+            How many had to be ended; their callers were told `unavailable`.
+        """
+        for subscription in self._subscriptions:
+            self._transport.unsubscribe(subscription)
+        self._subscriptions.clear()
+        try:
+            await self._transport.barrier(timeout=2.0)
+        except BusmicroError as failure:
+            log.debug("stopping without a connection: %s", failure)
+        self._stopped = True
+        await self._finish(grace)
+        ended = len(self._running)
+        self.end_all()
+        return ended
+
+    async def _finish(self, grace: float) -> None:
+        self._idle.clear()
+        if not self._running:
+            return
+        try:
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("%d requests still run after %s s, ending them", len(self._running), grace)
+
+    def end_all(self) -> None:
+        """End every running request now; callers are told."""
+        for request in tuple(self._running.values()):
+            request.end(Unavailable(f"{self._service} stopped before it was done"))
+
+    @property
+    def running(self) -> int:
+        """Requests that run now."""
+        return len(self._running)
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def admit(self, reply: bytes) -> bool:
+        """Decide whether a request gets a task; where not, say why to whoever may be told."""
+        if not reply:
+            log.debug("a request without a reply subject was dropped: nobody could be answered")
+            return False
+        if not self.replies_allowed.allows(reply):
+            self.refused_replies += 1
+            if self.refused_replies & (self.refused_replies - 1) == 0:  # the 1st, 2nd, 4th, 8th, …
+                log.warning(
+                    "a request asked for its answer on %r, where this service must not publish "
+                    "for others; dropped (%d so far)",
+                    reply.decode("utf-8", "replace"),
+                    self.refused_replies,
+                )
+            return False
+        if self._stopped:
+            self.answer_error(reply, Unavailable(f"{self._service} is stopping", not_run=True))
+            return False
+        if len(self._running) >= self._max_running:
+            self.answer_error(
+                reply,
+                ResourceExhausted(
+                    f"{self._max_running} requests run on this node already",
+                    retry_after=_BUSY_FOR,
+                    not_run=True,
+                ),
+            )
+            return False
+        return True
+
+    def run(self, request: _Request) -> None:
+        """Give an admitted request its task."""
+        key = request.reply
+        if key in self._running:  # two requests with one reply subject: both run, both answer
+            key = b"%b %d" % (key, id(request))
+        request.key = key
+        self._running[key] = request
+        request.task = asyncio.get_running_loop().create_task(request.run())
+
+    def done(self, request: _Request) -> None:
+        """Forget a request that has ended."""
+        self._running.pop(request.key, None)
+        if not self._running:
+            self._idle.set()
+
+    def answer(self, reply: bytes, payload: bytes, header: bytes = b"") -> None:
+        """Send an answer; one that the bus refuses becomes an error the caller can read."""
+        try:
+            self._transport.publish(reply, payload, b"", header)
+        except CallError as refused:
+            log.warning("a reply could not be sent: %s", refused)
+            told = CallError.of(refused.code, f"the reply could not be sent: {refused.message}")
+            self.answer_error(reply, told)
+
+    def answer_error(self, reply: bytes, error: CallError) -> None:
+        """Send a failure."""
+        header, payload = encode_error(error, self._service)
+        try:
+            self._transport.publish(reply, payload, b"", header)
+        except BusmicroError as refused:
+            log.warning("a caller could not be told %s: %s", error, refused)
+
+    async def room(self) -> None:
+        """Wait until the server keeps up with what is sent."""
+        if not self._transport.writable:
+            await self._transport.drained()
+
+    def _on_unknown(self, subject: bytes, reply: bytes, _header: bytes, _payload: bytes) -> None:
+        name = subject.decode("utf-8", "replace").removeprefix(
+            self._subjects.node(self._service, self._node, "")
+        )
+        if name not in self._endpoints and self.admit(reply):
+            self.answer_error(reply, unknown_endpoint(self._service, name, self._endpoints.names))
+
+    def _on_cancel(self, _subject: bytes, _reply: bytes, _header: bytes, payload: bytes) -> None:
+        request = self._running.get(payload)
+        if request is not None:
+            request.end(None)
+
+
+def unknown_endpoint(service: str, name: str, known: Sequence[str]) -> Unimplemented:
+    """Say that a service lives but does not have an endpoint, and which come close."""
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return Unimplemented(f"{service} has no endpoint {name!r}{hint}", not_run=True)
+
+
+class _Binding:
+    """An endpoint that listens: turns messages into requests."""
+
+    __slots__ = ("chain", "endpoint", "server")
+
+    def __init__(self, server: RpcServer, endpoint: Endpoint, chain: Handler) -> None:
+        self.server = server
+        self.endpoint = endpoint
+        self.chain = chain
+
+    def on_request(self, _subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
+        """Take one message off the wire."""
+        if self.server.admit(reply):
+            self.server.run(_Request(self, reply, header, payload))
+
+
+class _Request:
+    """One request that runs: answered exactly once, by its handler or by what ends it."""
+
+    __slots__ = (
+        "answered",
+        "arrived",
+        "binding",
+        "header",
+        "key",
+        "payload",
+        "reply",
+        "started",
+        "task",
+    )
+
+    def __init__(self, binding: _Binding, reply: bytes, header: bytes, payload: bytes) -> None:
+        self.binding = binding
+        self.reply = reply
+        self.header = header
+        self.payload = payload
+        self.arrived = time.monotonic()
+        self.answered = False
+        self.started = False
+        self.key = b""
+        self.task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Work the request through the chain and answer it."""
+        self.started = True
+        endpoint, server = self.binding.endpoint, self.binding.server
+        timer: asyncio.TimerHandle | None = None
+        error = ""
+        try:
+            content_type, timeout = self._read_header(endpoint)
+            left = timeout - (time.monotonic() - self.arrived)
+            if left <= 0:
+                raise DeadlineExceeded("the time ran out before the handler began", not_run=True)
+            timer = asyncio.get_running_loop().call_later(left, self._expire)
+            decoder = endpoint.requests.find(content_type)
+            if decoder is None:
+                raise _wrong_content_type(endpoint.requests, content_type)
+            call = Call.received(
+                endpoint.spec,
+                self.payload,
+                decoder.decode,
+                Headers(self.header),
+                self.arrived + timeout,
+            )
+            enter_call(call)
+            message = await self.binding.chain(call)
+            encoder = endpoint.replies.find(content_type) or endpoint.replies.default
+            await self._reply(server, call, encoder, message)
+        except CallError as failure:
+            error = str(failure)
+            self._answer_error(failure)
+        except asyncio.CancelledError:
+            error = "cancelled"
+            self._answer_error(Cancelled("the handler was cancelled"))
+        except Exception as failure:
+            error = f"{type(failure).__name__}: {failure}"
+            log.exception("%s.%s failed outside its handler", endpoint.spec.service, endpoint.name)
+            self._answer_error(Internal("the service failed; its log says why"))
+        finally:
+            if timer is not None:
+                timer.cancel()
+            endpoint.figures.count(time.monotonic() - self.arrived, error)
+            server.done(self)
+
+    def _read_header(self, endpoint: Endpoint) -> tuple[str, float]:
+        """Find content type and seconds allowed; most requests carry nothing else."""
+        header = self.header
+        if not header:
+            return "", endpoint.timeout
+        lowered = header.lower()
+        left = find(header, lowered, b"bus-timeout")
+        ms = timeout_ms(left) if left else None
+        if left and ms is None:
+            raise InvalidArgument(f"Bus-Timeout: {left.decode('utf-8', 'replace')!r} is no number")
+        timeout = endpoint.timeout if ms is None else min(ms / 1000, _LONGEST_TIMEOUT)
+        content_type = find(header, lowered, b"content-type")
+        return content_type.decode("utf-8", "replace") if content_type else "", timeout
+
+    async def _reply(
+        self, server: RpcServer, call: Call, encoder: Coder, message: object
+    ) -> None:
+        try:
+            payload = encoder.encode(message)
+        except CodecError as wrong:
+            log.error("%s.%s returned: %s", call.spec.service, call.spec.endpoint, wrong)  # noqa: TRY400
+            raise Internal("the service returned what it had not declared") from wrong
+        header = b""
+        if encoder.content_type != JSON or call.has_reply_headers:
+            header = _reply_header(encoder.content_type, call)
+        await server.room()
+        if not self.answered:
+            self.answered = True
+            server.answer(self.reply, payload, header)
+
+    def _answer_error(self, error: CallError) -> None:
+        if not self.answered:
+            self.answered = True
+            self.binding.server.answer_error(self.reply, error)
+
+    def _expire(self) -> None:
+        self.end(DeadlineExceeded("the handler did not finish in time"))
+
+    def end(self, told: CallError | None) -> None:
+        """Cancel the handler; the caller is told so, or has gone and is told nothing."""
+        if told is not None:
+            self._answer_error(told)
+        self.answered = True
+        if self.task is not None and not self.task.done():
+            self.task.cancel()
+            if not self.started:  # a task cancelled before its first step never reaches `finally`
+                self.binding.server.done(self)
+
+
+def _wrong_content_type(coders: Coders, content_type: str) -> CallError:
+    try:
+        coders.require(content_type)
+    except CodecError as wrong:
+        return InvalidArgument(str(wrong))
+    return Internal("unreachable")
+
+
+def _reply_header(content_type: str, call: Call) -> bytes:
+    lines = b""
+    if content_type != JSON:
+        lines = encode_lines([(CONTENT_TYPE, content_type)])
+    if call.has_reply_headers:
+        try:
+            lines += encode_lines(call.reply_headers.items())
+        except InvalidArgument as wrong:
+            log.error("reply headers of %r: %s", call, wrong.message)  # noqa: TRY400
+            raise Internal("the service set a reply header that cannot be sent") from wrong
+    return VERSION_LINE + lines + b"\r\n"

@@ -1,0 +1,399 @@
+"""A service: a name, what it handles, and its life in this process.
+
+Start: connect (wait for NATS if need be) → `lifespan` → subscribe, pass a barrier → register.
+Stop: deregister → unsubscribe, pass a barrier → finish what runs → `lifespan` ends → disconnect.
+In this order no caller ever meets a node that cannot answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Self, TypeVar, overload
+
+from busmicro.bus import Bus
+from busmicro.call import Wrapper
+from busmicro.clock import SYSTEM_CLOCK
+from busmicro.codecs import json_schema
+from busmicro.endpoint import EndpointOptions, Function, options_of, public_methods
+from busmicro.errors import TABLE, BusmicroError, CallError, Disconnected, SetupError
+from busmicro.registry import Description, EndpointRecord, Node
+from busmicro.rpc import HEALTH, STATS, Client, Endpoints, Monitor, RpcServer, iso
+from busmicro.rpc.handlers import Endpoint
+from busmicro.settings import Settings
+from busmicro.transport import (
+    QUEUE_GROUP,
+    Subjects,
+    check_node,
+    check_service,
+    check_version,
+)
+from busmicro.wrappers import Recover
+
+log = logging.getLogger("busmicro.service")
+
+F = TypeVar("F", bound=Function)
+Lifespan = Callable[["Service"], AbstractAsyncContextManager[object]]
+
+EXIT_NO_SERVER = 3
+
+
+class Service:
+    """A service with its handlers; one instance of it in a process is a node.
+
+    Args:
+        name: What callers call it: letters, digits, `_` and `-`.
+        version: Three numbers (semver).
+        id: The node's id, unique among all nodes; left out, a random one.
+        metadata: Shown to whoever looks the service up.
+        url: Where NATS is; left out, `BUSMICRO_NATS_URL` or `nats://127.0.0.1:4222`.
+        namespace: A prefix that keeps services with the same names apart on one server.
+        client_wrappers: Put around every call that `service.client` makes; first is outermost.
+        handler_wrappers: Put around every handler; first is outermost. `Recover` is always added
+            innermost.
+        lifespan: A function that takes the service and returns an async context manager, entered
+            once connected and before the first request, left after the last one.
+        settings: Everything else; left out, read from `BUSMICRO_*` at start.
+
+    Raises:
+        SetupError: A name or version breaks its rule.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        version: str = "0.1.0",
+        id: str | None = None,  # noqa: A002 - the word the bus uses
+        metadata: Mapping[str, str] | None = None,
+        url: str | None = None,
+        namespace: str = "",
+        client_wrappers: Sequence[Wrapper] = (),
+        handler_wrappers: Sequence[Wrapper] = (),
+        lifespan: Lifespan | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.name = check_service(name)
+        self.version = check_version(version)
+        self.id = check_node(id or secrets.token_hex(6))
+        self.metadata = dict(metadata or {})
+        self._given = {"nats_url": url, "namespace": Subjects(namespace).namespace or None}
+        self._settings = settings
+        self._client_wrappers = list(client_wrappers)
+        self._handler_wrappers = list(handler_wrappers)
+        self._lifespan = lifespan
+        self._endpoints = Endpoints(self.name)
+        self._life: _Life | None = None
+
+    def __repr__(self) -> str:
+        state = "serving" if self._life else "stopped"
+        return f"<Service {self.name} {self.version} node={self.id} {state}>"
+
+    # --- what it handles ------------------------------------------------------------------------
+
+    @overload
+    def rpc(self, function: F, /) -> F: ...
+
+    @overload
+    def rpc(
+        self,
+        name: str = "",
+        /,
+        *,
+        timeout: float | None = None,
+        idempotent: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Callable[[F], F]: ...
+
+    def rpc(
+        self,
+        function: F | str = "",
+        /,
+        *,
+        timeout: float | None = None,
+        idempotent: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> F | Callable[[F], F]:
+        """Serve an async function; use it as `@service.rpc` or `@service.rpc("Greeter.Hello", …)`.
+
+        Args:
+            function: The function, or the endpoint's name, one word or two with a dot between.
+            timeout: Seconds it may take when the caller does not say.
+            idempotent: May it safely run twice?
+            metadata: Shown to whoever looks the service up.
+
+        Returns:
+            The function, as it is.
+
+        Raises:
+            SetupError: The function is not async, lacks type hints, or the name is taken. The text
+                names the function and the fix.
+        """
+        if not isinstance(function, str):
+            self._add(function, EndpointOptions())
+            return function
+        options = EndpointOptions(
+            name=function, timeout=timeout, idempotent=idempotent, metadata=dict(metadata or {})
+        )
+
+        def register(handler: F) -> F:
+            self._add(handler, options)
+            return handler
+
+        return register
+
+    def handle(self, handler: object) -> None:
+        """Serve the public async methods of an object: endpoints `Class.method`.
+
+        Args:
+            handler: Any object; `endpoint_options` on a method says more of it.
+
+        Raises:
+            SetupError: It has no such methods, or one of them does not do.
+        """
+        cls = type(handler)
+        methods = public_methods(cls)
+        if not methods:
+            raise SetupError(f"{cls.__name__} has no public async method to serve")
+        for name in methods:
+            method: Function = getattr(handler, name)
+            self._add(method, options_of(method), prefix=cls.__name__)
+
+    def _add(self, function: Function, options: EndpointOptions, *, prefix: str = "") -> None:
+        self._must_not_serve("handlers")
+        if options.name.startswith("Debug.") or prefix == "Debug":
+            raise SetupError("endpoints that begin with 'Debug.' are the service's own")
+        self._endpoints.add(function, options, prefix=prefix)
+
+    def wrap_handler(self, *wrappers: Wrapper) -> None:
+        """Put wrappers around every handler, inside those that are there."""
+        self._must_not_serve("wrappers")
+        self._handler_wrappers.extend(wrappers)
+
+    def wrap_client(self, *wrappers: Wrapper) -> None:
+        """Put wrappers around every call of `service.client`, inside those that are there."""
+        self._must_not_serve("wrappers")
+        self._client_wrappers.extend(wrappers)
+
+    def _must_not_serve(self, what: str) -> None:
+        if self._life is not None:
+            raise SetupError(f"{self.name} serves already: add {what} before it starts")
+
+    # --- its life -------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> Client:
+        """A client on the service's own connection, while the service runs."""
+        return self._running.client
+
+    @property
+    def bus(self) -> Bus:
+        """The service's connection, while the service runs."""
+        return self._running.bus
+
+    @property
+    def _running(self) -> _Life:
+        if self._life is None:
+            raise SetupError(f"{self.name} does not run: start it first, or use Client()")
+        return self._life
+
+    async def start(self, *, wait: bool = True, url: str | None = None) -> None:
+        """Connect, serve and register; when this returns, callers are answered.
+
+        Args:
+            wait: Wait for a NATS that is not up yet, saying so every ten seconds.
+            url: Where NATS is, in place of what the service was made with.
+
+        Raises:
+            SetupError: Settings that cannot work, or it runs already.
+            Disconnected: No server answered (only without `wait`). Nothing is left behind.
+            Unauthenticated: The server refuses the credentials.
+            PermissionDenied: A subject may not be subscribed to; the text names it.
+        """
+        self._must_not_serve("nothing twice")
+        given = {**self._given, "nats_url": url or self._given["nats_url"]}
+        settings = self._settings or Settings.load(**given, name=f"{self.name}/{self.id}")
+        life = _Life(self, settings)
+        self._life = life
+        try:
+            await life.begin(wait=wait)
+        except BaseException:
+            self._life = None
+            await life.end(grace=0.0)
+            raise
+        log.info("%s %s serves as node %s", self.name, self.version, self.id)
+
+    async def stop(self, *, grace: float | None = None) -> None:
+        """Deregister, take no more requests, finish those that run, disconnect.
+
+        Args:
+            grace: Seconds that running requests get; left out, the setting `grace_period`.
+        """
+        life, self._life = self._life, None
+        if life is None:
+            return
+        await life.end(grace=life.bus.settings.grace_period if grace is None else grace)
+        log.info("%s stopped", self.name)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def serve(self, *, wait: bool = True) -> None:
+        """Start, serve until SIGINT or SIGTERM, stop; a second signal ends what still runs."""
+        loop = asyncio.get_running_loop()
+        signalled = asyncio.Event()
+        me = asyncio.current_task()
+
+        def on_signal() -> None:
+            life = self._life
+            if signalled.is_set() and life is not None:
+                life.force()
+            elif signalled.is_set() or life is None or not life.serving:
+                if me is not None:
+                    me.cancel()
+            signalled.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal)
+        stopping: _Life | None = None
+        try:
+            await self.start(wait=wait)
+            await signalled.wait()
+            stopping = self._life
+            if stopping is not None:
+                await stopping.end(grace=stopping.bus.settings.grace_period)
+            self._life = None
+            log.info("%s stopped", self.name)
+        except asyncio.CancelledError:
+            if not signalled.is_set():
+                raise
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def run(self, *, wait: bool = True) -> None:
+        """Serve until SIGINT or SIGTERM, then exit; for the end of a script.
+
+        Args:
+            wait: Wait for a NATS that is not up yet; otherwise exit with code 3.
+
+        Raises:
+            SystemExit: With code 3 if no server answered, 2 for wrong settings, else the error's.
+        """
+        if not logging.getLogger().handlers:
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        try:
+            with asyncio.Runner(loop_factory=fast_loop()) as runner:
+                runner.run(self.serve(wait=wait))
+        except BusmicroError as failure:
+            sys.stderr.write(f"{self.name} cannot run: {failure}\n{_next_step(failure)}")
+            raise SystemExit(exit_code(failure)) from failure
+
+
+class _Life:
+    """One run of a service, from its connection to the end of it."""
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        self.serving = False
+        self.bus = Bus(settings)
+        self.client = Client.on(self.bus, wrappers=service._client_wrappers, caller=service.name)  # noqa: SLF001
+        self._service = service
+        self._node = Node(
+            service=service.name,
+            id=service.id,
+            version=service.version,
+            started=iso(SYSTEM_CLOCK.wall()),
+            metadata=service.metadata,
+        )
+        self._endpoints = service._endpoints.copy()  # noqa: SLF001
+        self._monitor = Monitor(self._node, self._endpoints, self.bus)
+        self._endpoints.add(self._monitor.health, HEALTH)
+        self._endpoints.add(self._monitor.stats, STATS)
+        self._server = RpcServer(service.name, service.id, self._endpoints, self.bus)
+        self._monitor.running = lambda: self._server.running
+        self._monitor.refused = lambda: self._server.refused_replies
+        self._stack = AsyncExitStack()
+
+    async def begin(self, *, wait: bool) -> None:
+        await self.bus.open(wait=wait)
+        service = self._service
+        if service._lifespan is not None:  # noqa: SLF001
+            await self._stack.enter_async_context(service._lifespan(service))  # noqa: SLF001
+        await self._server.start([*service._handler_wrappers, Recover()])  # noqa: SLF001
+        self.bus.discovery.publishes(
+            stats=self._monitor.service_stats, running=lambda: self._server.running
+        )
+        await self.bus.discovery.register(self._node, self.description())
+        self._server.replies_allowed.protect(await self.bus.discovery.stream_subjects())
+        self.serving = True
+
+    async def end(self, *, grace: float) -> None:
+        self._monitor.stopping = True
+        await self.bus.discovery.deregister(self._node)
+        await self._server.stop(grace)
+        try:
+            await self._stack.aclose()
+        finally:
+            await self.bus.close()
+
+    def force(self) -> None:
+        """End every request that still runs."""
+        self._server.end_all()
+
+    def description(self) -> Description:
+        """Tell what the service offers."""
+        return Description(
+            service=self._service.name,
+            endpoints=tuple(map(self._endpoint_record, self._endpoints)),
+        )
+
+    def _endpoint_record(self, endpoint: Endpoint) -> EndpointRecord:
+        signature, options = endpoint.signature, endpoint.options
+        return EndpointRecord(
+            name=endpoint.name,
+            subject=self.bus.subjects.rpc(self._service.name, endpoint.name),
+            queue_group=QUEUE_GROUP,
+            idempotent=options.idempotent,
+            timeout=options.timeout,
+            doc=signature.doc,
+            request=json_schema(signature.request_type),
+            reply=json_schema(signature.reply_type),
+            metadata=options.metadata,
+        )
+
+
+def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's loop where it exists, else None for asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on every system
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def exit_code(failure: BusmicroError) -> int:
+    """Return the exit code of a command that failed this way."""
+    if isinstance(failure, Disconnected) and failure.not_run:
+        return EXIT_NO_SERVER
+    return TABLE[failure.code].exit_code if isinstance(failure, CallError) else 2
+
+
+def _next_step(failure: BusmicroError) -> str:
+    if isinstance(failure, Disconnected):
+        return "try: busmicro server\n"
+    return ""

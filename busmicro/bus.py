@@ -6,6 +6,7 @@ from typing import Self
 
 from busmicro.registry import Discovery
 from busmicro.settings import Settings
+from busmicro.timers import Timers
 from busmicro.transport import NatsTransport, Replies, Subjects
 
 
@@ -16,7 +17,8 @@ class Bus:
         self.settings = settings
         self.subjects = Subjects(settings.namespace)
         self.transport = NatsTransport(settings)
-        self.replies = Replies(self.transport, inbox_prefix=settings.inbox_prefix)
+        self.timers = Timers()
+        self.replies = Replies(self.transport, self.timers, inbox_prefix=settings.inbox_prefix)
         self.discovery = Discovery(
             self.transport,
             self.replies,
@@ -47,3 +49,4 @@ class Bus:
         """Leave the registry, send what waits, disconnect."""
         await self.discovery.close()
         await self.transport.close()
+        self.timers.close()

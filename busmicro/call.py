@@ -175,10 +175,10 @@ class Call:
 
     def copy(self) -> Call:
         """Make another try at the same exchange: own headers and taps, same message."""
-        other = Call(self.spec, self._message, deadline=self.deadline)
-        other.payload, other._decode = self.payload, self._decode
-        if self._headers is not None:
-            other._headers = self._headers.copy()
+        headers = None if self._headers is None else self._headers.copy()
+        other = Call(self.spec, self._message, headers=headers, deadline=self.deadline)
+        if self._decode is not None:
+            other.payload, other._decode = self.payload, self._decode
         if self._taps is not None:
             other._taps = list(self._taps)
         return other

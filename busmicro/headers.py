@@ -32,6 +32,9 @@ ERROR = "Nats-Service-Error"
 ERROR_CODE = "Nats-Service-Error-Code"
 TRACE = ("traceparent", "tracestate", "baggage")
 
+FIND_TIMEOUT = b"\r\nbus-timeout:"
+FIND_CONTENT_TYPE = b"\r\ncontent-type:"
+
 VERSION_LINE = b"NATS/1.0\r\n"
 NO_RESPONDERS = b"NATS/1.0 503"
 
@@ -115,16 +118,16 @@ def find(block: bytes, lowered: bytes, name: bytes) -> bytes:
     Args:
         block: The header block.
         lowered: `block.lower()`, made once for several searches.
-        name: The header's name in lower case.
+        name: `FIND_TIMEOUT` or `FIND_CONTENT_TYPE`.
 
     Returns:
         The value, stripped; empty where the header is missing.
     """
-    at = lowered.find(b"\r\n%b:" % name)
+    at = lowered.find(name)
     if at < 0:
         return b""
-    start = at + len(name) + 3
-    return block[start : block.find(b"\r\n", start)].strip()
+    at += len(name)
+    return block[at : block.find(b"\r\n", at)].strip()
 
 
 def timeout_ms(value: bytes) -> int | None:
@@ -138,11 +141,12 @@ class Headers(MutableMapping[str, str]):
     __slots__ = ("_block", "_items")
 
     def __init__(self, source: bytes | Mapping[str, str] = b"") -> None:
-        self._block = source if isinstance(source, bytes) else b""
-        self._items: dict[str, str] | None = None
-        if not isinstance(source, bytes):
-            self._items = {}
-            self.update(source)
+        if isinstance(source, bytes):
+            self._block = source
+            self._items: dict[str, str] | None = None
+        else:
+            self._block = b""
+            self._items = dict(source)
 
     @property
     def items_by_name(self) -> dict[str, str]:
@@ -154,9 +158,8 @@ class Headers(MutableMapping[str, str]):
 
     def copy(self) -> Headers:
         """Make another one; changing it leaves this one alone."""
-        other = Headers(self._block)
-        other._items = None if self._items is None else dict(self._items)
-        return other
+        items = self._items
+        return Headers(self._block if items is None else items)
 
     def _stored_name(self, name: str) -> str | None:
         items = self.items_by_name

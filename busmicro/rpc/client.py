@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast, overload
@@ -42,6 +42,7 @@ from busmicro.errors import (
 from busmicro.headers import (
     CALLER,
     CONTENT_TYPE,
+    FIND_CONTENT_TYPE,
     TRACE,
     VERSION_LINE,
     Headers,
@@ -53,7 +54,7 @@ from busmicro.rpc.handlers import DEFAULT_TIMEOUT
 from busmicro.rpc.server import unknown_endpoint
 from busmicro.rpc.wire import ERROR_MARK, decode_error
 from busmicro.settings import Settings
-from busmicro.transport import check_endpoint, check_node, check_service
+from busmicro.transport import Reply, check_endpoint, check_node, check_service
 from busmicro.wrappers import Retry
 
 T = TypeVar("T")
@@ -285,26 +286,28 @@ class Client:
         remote.chain = compose(self._wrappers, remote.send)
         return remote
 
-    async def _start(
+    def _start(
         self,
         remote: _Remote,
         message: object,
         timeout: float | None,
         headers: Mapping[str, str] | None,
-    ) -> object:
+    ) -> Awaitable[object]:
         if timeout is None:
             timeout = remote.timeout
         elif not 0 < timeout <= 86_400:
             raise InvalidArgument(f"timeout={timeout}: say seconds, more than 0", not_run=True)
         deadline = time.monotonic() + timeout
         given: Headers | None = None
-        if self._options.headers or headers:
-            given = Headers({**self._options.headers, **(headers or {})})
+        if headers:
+            given = Headers({**remote.headers, **headers})
+        elif remote.headers:
+            given = Headers(remote.headers)
         parent = current_call()
         if parent is not None:
             deadline = min(deadline, parent.deadline or deadline)
             given = _pass_on_trace(parent, given)
-        return await remote.chain(Call(remote.spec, message, headers=given, deadline=deadline))
+        return remote.chain(Call(remote.spec, message, headers=given, deadline=deadline))
 
     async def call_all(
         self,
@@ -461,7 +464,7 @@ class ReplyDecoder:
         try:
             if not header:
                 return self._usual(payload)
-            content_type = find(header, header.lower(), b"content-type").decode("utf-8", "replace")
+            content_type = find(header, header.lower(), FIND_CONTENT_TYPE).decode("utf-8", "replace")
             if self._coders is not None:
                 return self._coders.require(content_type).decode(payload)
             return _untyped(content_type, payload)
@@ -522,9 +525,12 @@ class _Remote:
         self._node = options.node
         self._subject = where.encode()
         self._cancel = subjects.cancel(spec.service).encode()
-        self._lines = encode_line(CALLER, caller) if caller else b""
+        self.headers = dict(options.headers)
+        fixed = encode_line(CALLER, caller) if caller else b""
         if coder.content_type != JSON:
-            self._lines += encode_line(CONTENT_TYPE, coder.content_type)
+            fixed += encode_line(CONTENT_TYPE, coder.content_type)
+        self._block_start = VERSION_LINE + fixed
+        self._usual_lines = encode_lines(self.headers.items())
 
     async def send(self, call: Call) -> object:
         """Send the request once and return the reply; the innermost of every chain."""
@@ -533,49 +539,55 @@ class _Remote:
             payload = self._encode(call.message)
         except CodecError as wrong:
             raise InvalidArgument(str(wrong), details=wrong.details, not_run=True) from wrong
-        lines = self._lines
+        lines = b""
         if call.has_headers:
-            lines += encode_lines(call.headers.items())
-        if self._wait:
-            header, body = await self._patiently(payload, lines, deadline)
-        else:
-            header, body = await self._once(payload, lines, deadline)
+            given = call.headers.items_by_name
+            same = given == self.headers  # then they are encoded already
+            lines = self._usual_lines if same else encode_lines(given.items())
+        try:
+            header, body = await self._request(payload, lines, deadline)
+        except (NoResponders, Disconnected) as nobody:
+            header, body = await self._elsewhere(payload, lines, deadline, nobody)
         if header:
             if ERROR_MARK in header:
                 raise decode_error(header, body, self.spec.service)
             call.reply_headers = Headers(header)
         return self._reply.decode(header, body)
 
-    async def _once(self, payload: bytes, lines: bytes, deadline: float) -> tuple[bytes, bytes]:
+    def _request(self, payload: bytes, lines: bytes, deadline: float) -> Awaitable[Reply]:
         left = deadline - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded("no time was left to make the call", not_run=True)
-        header = b"%bBus-Timeout: %d\r\n%b\r\n" % (VERSION_LINE, left * 1000 or 1, lines)
-        try:
-            return await self._bus.replies.request(
-                self._subject, payload, header, timeout=left, abandon=self._cancel
-            )
-        except NoResponders as nobody:
-            failure = nobody
-        found = await self._look_up(failure)
-        if found is None:
-            raise failure
-        self._subject = found
-        return await self._once(payload, lines, deadline)
+        return self._bus.replies.request(
+            self._subject,
+            payload,
+            b"%bBus-Timeout: %d\r\n%b\r\n" % (self._block_start, left * 1000 or 1, lines),
+            deadline=deadline,
+            abandon=self._cancel,
+        )
 
-    async def _patiently(
-        self, payload: bytes, lines: bytes, deadline: float
-    ) -> tuple[bytes, bytes]:
+    async def _elsewhere(
+        self, payload: bytes, lines: bytes, deadline: float, nobody: NoResponders | Disconnected
+    ) -> Reply:
+        """Deal with the rare cases: another subject, or a node that is still to come."""
+        if isinstance(nobody, NoResponders) and (found := await self._look_up(nobody)):
+            self._subject = found
+            return await self._request(payload, lines, deadline)
+        if self._wait and nobody.not_run:
+            return await self._patiently(payload, lines, deadline)
+        raise nobody
+
+    async def _patiently(self, payload: bytes, lines: bytes, deadline: float) -> Reply:
         """Try until the connection is there and a node is there, or the time is up."""
         pause = _FIRST_WAIT
         while True:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_WAIT)
             try:
-                return await self._once(payload, lines, deadline)
+                return await self._request(payload, lines, deadline)
             except (NoResponders, Disconnected) as nobody:
                 if not nobody.not_run or time.monotonic() + pause >= deadline:
                     raise
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_WAIT)
 
     async def _look_up(self, failure: NoResponders) -> bytes | None:
         """Find out why nobody listens.

@@ -29,9 +29,19 @@ from busmicro.errors import (
     Unavailable,
     Unimplemented,
 )
-from busmicro.headers import CONTENT_TYPE, VERSION_LINE, Headers, encode_lines, find, timeout_ms
+from busmicro.headers import (
+    CONTENT_TYPE,
+    FIND_CONTENT_TYPE,
+    FIND_TIMEOUT,
+    VERSION_LINE,
+    Headers,
+    encode_lines,
+    find,
+    timeout_ms,
+)
 from busmicro.rpc.handlers import Endpoint, Endpoints, invoker
 from busmicro.rpc.wire import encode_error
+from busmicro.timers import Timer
 from busmicro.transport import (
     QUEUE_GROUP,
     ReplyPolicy,
@@ -52,7 +62,8 @@ class RpcServer:
         self._service = service
         self._node = node
         self._endpoints = endpoints
-        self._transport: Transport = bus.transport
+        self.transport: Transport = bus.transport
+        self.timers = bus.timers
         self._subjects = bus.subjects
         self._max_running = bus.settings.max_running
         self.replies_allowed = ReplyPolicy(
@@ -67,6 +78,7 @@ class RpcServer:
         self._running: dict[bytes, _Request] = {}
         self._stopped = False
         self._idle = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -87,13 +99,13 @@ class RpcServer:
         self._listen(self._subjects.node(self._service, self._node, "*"), self._on_unknown)
         self._listen(self._subjects.node(self._service, self._node, "*.*"), self._on_unknown)
         self._listen(self._subjects.cancel(self._service), self._on_cancel)
-        await self._transport.barrier()
+        await self.transport.barrier()
         require_allowed(*self._subscriptions)
 
     def _listen(
         self, subject: str, callback: Callable[[bytes, bytes, bytes, bytes], None], queue: str = ""
     ) -> None:
-        self._subscriptions.append(self._transport.subscribe(subject, callback, queue=queue))
+        self._subscriptions.append(self.transport.subscribe(subject, callback, queue=queue))
 
     async def stop(self, grace: float) -> int:
         """Take no more requests, finish those that run, then end the rest.
@@ -105,10 +117,10 @@ class RpcServer:
             How many had to be ended; their callers were told `unavailable`.
         """
         for subscription in self._subscriptions:
-            self._transport.unsubscribe(subscription)
+            self.transport.unsubscribe(subscription)
         self._subscriptions.clear()
         try:
-            await self._transport.barrier(timeout=2.0)
+            await self.transport.barrier(timeout=2.0)
         except BusmicroError as failure:
             log.debug("stopping without a connection: %s", failure)
         self._stopped = True
@@ -176,7 +188,7 @@ class RpcServer:
             key = b"%b %d" % (key, id(request))
         request.key = key
         self._running[key] = request
-        request.task = asyncio.get_running_loop().create_task(request.run())
+        request.task = self._loop.create_task(request.run())
 
     def done(self, request: _Request) -> None:
         """Forget a request that has ended."""
@@ -187,7 +199,7 @@ class RpcServer:
     def answer(self, reply: bytes, payload: bytes, header: bytes = b"") -> None:
         """Send an answer; one that the bus refuses becomes an error the caller can read."""
         try:
-            self._transport.publish(reply, payload, b"", header)
+            self.transport.publish(reply, payload, b"", header)
         except CallError as refused:
             log.warning("a reply could not be sent: %s", refused)
             told = CallError.of(refused.code, f"the reply could not be sent: {refused.message}")
@@ -197,14 +209,9 @@ class RpcServer:
         """Send a failure."""
         header, payload = encode_error(error, self._service)
         try:
-            self._transport.publish(reply, payload, b"", header)
+            self.transport.publish(reply, payload, b"", header)
         except BusmicroError as refused:
             log.warning("a caller could not be told %s: %s", error, refused)
-
-    async def room(self) -> None:
-        """Wait until the server keeps up with what is sent."""
-        if not self._transport.writable:
-            await self._transport.drained()
 
     def _on_unknown(self, subject: bytes, reply: bytes, _header: bytes, _payload: bytes) -> None:
         name = subject.decode("utf-8", "replace").removeprefix(
@@ -272,14 +279,14 @@ class _Request:
         """Work the request through the chain and answer it."""
         self.started = True
         endpoint, server = self.binding.endpoint, self.binding.server
-        timer: asyncio.TimerHandle | None = None
+        timer: Timer | None = None
         error = ""
         try:
             content_type, timeout = self._read_header(endpoint)
-            left = timeout - (time.monotonic() - self.arrived)
-            if left <= 0:
+            deadline = self.arrived + timeout
+            if time.monotonic() >= deadline:
                 raise DeadlineExceeded("the time ran out before the handler began", not_run=True)
-            timer = asyncio.get_running_loop().call_later(left, self._expire)
+            timer = server.timers.at(deadline, self._expire)
             decoder = endpoint.requests.find(content_type)
             if decoder is None:
                 raise _wrong_content_type(endpoint.requests, content_type)
@@ -288,12 +295,17 @@ class _Request:
                 self.payload,
                 decoder.decode,
                 Headers(self.header),
-                self.arrived + timeout,
+                deadline,
             )
             enter_call(call)
             message = await self.binding.chain(call)
             encoder = endpoint.replies.find(content_type) or endpoint.replies.default
-            await self._reply(server, call, encoder, message)
+            payload, header = self._encode(call, encoder, message)
+            if not server.transport.writable:
+                await server.transport.drained()
+            if not self.answered:
+                self.answered = True
+                server.answer(self.reply, payload, header)
         except CallError as failure:
             error = str(failure)
             self._answer_error(failure)
@@ -306,7 +318,7 @@ class _Request:
             self._answer_error(Internal("the service failed; its log says why"))
         finally:
             if timer is not None:
-                timer.cancel()
+                server.timers.drop(timer)
             endpoint.figures.count(time.monotonic() - self.arrived, error)
             server.done(self)
 
@@ -316,29 +328,24 @@ class _Request:
         if not header:
             return "", endpoint.timeout
         lowered = header.lower()
-        left = find(header, lowered, b"bus-timeout")
+        left = find(header, lowered, FIND_TIMEOUT)
         ms = timeout_ms(left) if left else None
         if left and ms is None:
             raise InvalidArgument(f"Bus-Timeout: {left.decode('utf-8', 'replace')!r} is no number")
         timeout = endpoint.timeout if ms is None else min(ms / 1000, _LONGEST_TIMEOUT)
-        content_type = find(header, lowered, b"content-type")
+        content_type = find(header, lowered, FIND_CONTENT_TYPE)
         return content_type.decode("utf-8", "replace") if content_type else "", timeout
 
-    async def _reply(
-        self, server: RpcServer, call: Call, encoder: Coder, message: object
-    ) -> None:
+    def _encode(self, call: Call, encoder: Coder, message: object) -> tuple[bytes, bytes]:
+        """Turn what the handler returned into payload and header block."""
         try:
             payload = encoder.encode(message)
         except CodecError as wrong:
             log.error("%s.%s returned: %s", call.spec.service, call.spec.endpoint, wrong)  # noqa: TRY400
             raise Internal("the service returned what it had not declared") from wrong
-        header = b""
-        if encoder.content_type != JSON or call.has_reply_headers:
-            header = _reply_header(encoder.content_type, call)
-        await server.room()
-        if not self.answered:
-            self.answered = True
-            server.answer(self.reply, payload, header)
+        if encoder.content_type == JSON and not call.has_reply_headers:
+            return payload, b""
+        return payload, _reply_header(encoder.content_type, call)
 
     def _answer_error(self, error: CallError) -> None:
         if not self.answered:
@@ -373,7 +380,7 @@ def _reply_header(content_type: str, call: Call) -> bytes:
         lines = encode_lines([(CONTENT_TYPE, content_type)])
     if call.has_reply_headers:
         try:
-            lines += encode_lines(call.reply_headers.items())
+            lines += encode_lines(call.reply_headers.items_by_name.items())
         except InvalidArgument as wrong:
             log.error("reply headers of %r: %s", call, wrong.message)  # noqa: TRY400
             raise Internal("the service set a reply header that cannot be sent") from wrong

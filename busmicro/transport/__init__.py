@@ -1,6 +1,7 @@
 """Bytes to NATS and back; the only package that knows the client library."""
 
 from busmicro.transport.base import Listener, OnMessage, Subscription, Transport
+from busmicro.transport.jetstream import Bucket, Entry, JetStream, err_code
 from busmicro.transport.nats import NatsTransport, require_allowed
 from busmicro.transport.replies import Replies, Reply, collect
 from busmicro.transport.subjects import (
@@ -16,6 +17,9 @@ from busmicro.transport.subjects import (
 
 __all__ = [
     "QUEUE_GROUP",
+    "Bucket",
+    "Entry",
+    "JetStream",
     "Listener",
     "NatsTransport",
     "OnMessage",
@@ -30,6 +34,7 @@ __all__ = [
     "check_service",
     "check_version",
     "collect",
+    "err_code",
     "matches",
     "require_allowed",
 ]

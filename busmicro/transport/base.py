@@ -24,6 +24,29 @@ OnMessage: TypeAlias = Callable[[bytes, bytes, bytes, bytes], None]
 It runs in the read loop, so it must be short and must not block."""
 
 
+class Publish(Protocol):
+    """Hands messages to the connection."""
+
+    def __call__(
+        self, subject: bytes, payload: bytes, reply: bytes = b"", header: bytes = b""
+    ) -> None:
+        """Hand a message to the connection; it leaves at the end of this turn of the loop.
+
+        While the connection is down, messages wait for it, up to the bound.
+
+        Args:
+            subject: Where to; no blanks, no wildcards.
+            payload: The message.
+            reply: Where an answer should go.
+            header: A header block, from `NATS/1.0` to the blank line.
+
+        Raises:
+            PayloadTooLarge: Header and payload exceed the limit. Nothing was sent.
+            ResourceExhausted: Too much waits to be sent already. Nothing was sent.
+        """
+        ...
+
+
 class Subscription:
     """A subject that this process listens to."""
 
@@ -80,23 +103,9 @@ class Transport(Protocol):
         """Does the server keep up with what is sent? If not, `await drained()` before more."""
         ...
 
-    def publish(
-        self, subject: bytes, payload: bytes, reply: bytes = b"", header: bytes = b""
-    ) -> None:
-        """Hand a message to the connection; it leaves at the end of this turn of the loop.
-
-        While the connection is down, messages wait for it, up to the bound.
-
-        Args:
-            subject: Where to; no blanks, no wildcards.
-            payload: The message.
-            reply: Where an answer should go.
-            header: A header block, from `NATS/1.0` to the blank line.
-
-        Raises:
-            PayloadTooLarge: Header and payload exceed the limit. Nothing was sent.
-            ResourceExhausted: Too much waits to be sent already. Nothing was sent.
-        """
+    @property
+    def publish(self) -> Publish:
+        """How to hand a message to the connection; ask for it each time, it changes."""
         ...
 
     def subscribe(self, subject: str, on_message: OnMessage, *, queue: str = "") -> Subscription:

@@ -16,7 +16,8 @@ How the bytes flow::
     publish / nats-py write ──► one list ──► one write per turn of the event loop
 
 Three things make it fast: one `bytes.find` and one `split` per message; messages of one turn of
-the loop leave in one system call; and no task, future or queue between socket and callback.
+the loop leave together, sixteen to a system call; no task, future or queue between socket and
+callback.
 
 Three things keep it honest: a payload that spans many reads is collected in a list and joined once
 (cost linear in its size); a callback that raises is logged and the loop goes on; a line that is
@@ -38,7 +39,7 @@ from urllib.parse import ParseResult
 
 from nats.aio.transport import Transport as NatsPyTransport
 
-from busmicro.errors import Disconnected
+from busmicro.errors import Disconnected, PayloadTooLarge, ResourceExhausted
 from busmicro.transport.base import Subscription
 
 log = logging.getLogger("busmicro.transport")
@@ -47,6 +48,15 @@ _PING: Final = b"PING\r\n"
 _M, _H, _P, _MINUS = b"MHP-"
 _MAX_LINE_BYTES: Final = 1024 * 1024
 """No control line is longer; an INFO with a thousand cluster URLs is 30 kB."""
+
+_HIGH_WATER_BYTES: Final = 1024 * 1024
+"""More than this in the loop's buffer means that the server does not keep up."""
+DEFAULT_MAX_PAYLOAD_BYTES: Final = 1024 * 1024
+
+_BATCH: Final = 16
+"""Messages that leave without waiting for the end of the turn: while the peer works on them, this
+process makes the next.  At 64 calls in flight: 47,000/s without, 65,000/s with (4: 53,000,
+8: 59,000, 32: 66,000); more than 32 and the two cores wait for one another again."""
 
 OnDenied: TypeAlias = Callable[[str], None]
 sids = itertools.count(1)
@@ -61,6 +71,15 @@ def sub_command(subscription: Subscription) -> bytes:
     )
 
 
+def overfull(limit_bytes: int) -> ResourceExhausted:
+    """Say that too much waits to be sent."""
+    return ResourceExhausted(
+        f"{limit_bytes:,} bytes wait to be sent already; "
+        "publish more slowly, or raise BUSMICRO_MAX_BUFFERED_BYTES",
+        not_run=True,
+    )
+
+
 class FastPath(NatsPyTransport, asyncio.Protocol):
     """One connection's wire; a new one is made for every attempt to connect."""
 
@@ -70,12 +89,13 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
         *,
         on_denied: OnDenied,
         on_lost: Callable[[FastPath], None],
-        high_water_bytes: int,
+        max_waiting_bytes: int,
     ) -> None:
         self._subscriptions = subscriptions
         self._on_denied = on_denied
         self._on_lost = on_lost
-        self._high_water_bytes = high_water_bytes
+        self._max_waiting_bytes = max_waiting_bytes
+        self.max_payload_bytes = DEFAULT_MAX_PAYLOAD_BYTES
         self._loop = asyncio.get_running_loop()
         self._reader = asyncio.StreamReader()
         self._wire: asyncio.Transport | None = None
@@ -91,16 +111,32 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
 
     # --- sending --------------------------------------------------------------------------------
 
-    def publish(self, subject: bytes, payload: bytes, reply: bytes, header: bytes) -> None:
-        """Queue one message for the end of this turn of the loop."""
+    def publish(
+        self, subject: bytes, payload: bytes, reply: bytes = b"", header: bytes = b""
+    ) -> None:
+        """Queue one message for the end of this turn of the loop; see `Transport.publish`."""
+        size = len(header) + len(payload)
+        if size > self.max_payload_bytes:
+            raise PayloadTooLarge(size, self.max_payload_bytes)
+        if self.waiting_bytes > self._max_waiting_bytes:
+            raise overfull(self._max_waiting_bytes)
         if header:
-            size = len(header)
-            self.write(
-                b"HPUB %b %b %d %d\r\n%b%b\r\n"
-                % (subject, reply, size, size + len(payload), header, payload)
+            frame = b"HPUB %b %b %d %d\r\n%b%b\r\n" % (
+                subject,
+                reply,
+                len(header),
+                size,
+                header,
+                payload,
             )
         else:
-            self.write(b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, len(payload), payload))
+            frame = b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, size, payload)
+        if not self._out:
+            self._loop.call_soon(self._send)
+        self._out.append(frame)
+        self.waiting_bytes += size
+        if len(self._out) >= _BATCH:
+            self._send()
 
     def write(self, payload: bytes) -> None:
         """Queue bytes, busmicro's or nats-py's; the order of the calls is the order on the wire."""
@@ -229,7 +265,7 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._wire = cast("asyncio.Transport", transport)
-        self._wire.set_write_buffer_limits(high=self._high_water_bytes)
+        self._wire.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: whoever waits for a PONG, for room or for nats-py's bytes is told."""

@@ -26,16 +26,21 @@ from busmicro.errors import (
 )
 from busmicro.settings import Settings
 from busmicro.tasks import Tasks
-from busmicro.transport.base import Listener, OnMessage, Subscription
+from busmicro.transport.base import Listener, OnMessage, Publish, Subscription
 from busmicro.transport.errors import denied_subject, explain, hide_secrets, is_refusal
-from busmicro.transport.fastpath import FastPath, sids, sub_command
+from busmicro.transport.fastpath import (
+    DEFAULT_MAX_PAYLOAD_BYTES,
+    FastPath,
+    overfull,
+    sids,
+    sub_command,
+)
 from busmicro.transport.websocket import PlainPath
 
 log = logging.getLogger("busmicro.transport")
 
 _FIRST_WAIT = 0.05
 _CLOSE_TIMEOUT = 2.0
-_DEFAULT_MAX_PAYLOAD_BYTES = 1024 * 1024
 
 
 class NatsTransport:
@@ -55,7 +60,9 @@ class NatsTransport:
         self._closing = False
         self._held: list[tuple[bytes, bytes, bytes, bytes]] = []
         self._held_bytes = 0
-        self.max_payload_bytes = _DEFAULT_MAX_PAYLOAD_BYTES
+        self.max_payload_bytes = DEFAULT_MAX_PAYLOAD_BYTES
+        # The path's own method while the connection is up: one call less for each message.
+        self.publish: Publish = self._hold
         self.reconnects = 0
 
     # --- life -----------------------------------------------------------------------------------
@@ -180,7 +187,7 @@ class NatsTransport:
             self._subscriptions,
             on_denied=self._denied,
             on_lost=self._on_path_lost,
-            high_water_bytes=1024 * 1024,
+            max_waiting_bytes=self._settings.max_buffered_bytes,
         )
 
     async def _established(self, client: Client, path: FastPath | None) -> None:
@@ -193,20 +200,32 @@ class NatsTransport:
         self.max_payload_bytes = client.max_payload
         self._learn(client)
         if path is None:
-            self._path = plain = PlainPath(client, self._subscriptions)
+            self._path = plain = PlainPath(
+                client,
+                self._subscriptions,
+                max_waiting_bytes=self._settings.max_buffered_bytes,
+            )
             await plain.start()
             for subscription in self._subscriptions.values():
                 plain.subscribe(subscription)
         else:
             self._path = path
             path.write(b"".join(map(sub_command, self._subscriptions.values())))
+        self._path.max_payload_bytes = client.max_payload
+        self.publish = self._path.publish
         held, self._held, self._held_bytes = self._held, [], 0
         for message in held:
-            self._path.publish(*message)
+            self._publish_held(message)
         self._up.set()
         log.debug("connected to %s", hide_secrets(str(client.connected_url and client.connected_url.geturl())))
         for listener in self._listeners:
             listener.on_connected()
+
+    def _publish_held(self, message: tuple[bytes, bytes, bytes, bytes]) -> None:
+        try:
+            self.publish(*message)
+        except ResourceExhausted as refused:  # this server may take less than the last one
+            log.error("a message held for %s is lost: %s", message[0].decode(), refused)  # noqa: TRY400
 
     def _learn(self, client: Client) -> None:
         """Remember the cluster's other servers, so that one of them can take over."""
@@ -228,6 +247,7 @@ class NatsTransport:
         if not self._up.is_set():
             return
         self._up.clear()
+        self.publish = self._hold
         for listener in self._listeners:
             listener.on_disconnected()
 
@@ -317,36 +337,19 @@ class NatsTransport:
         if self._path is not None:
             await self._path.drained()
 
-    def publish(
+    def _hold(
         self, subject: bytes, payload: bytes, reply: bytes = b"", header: bytes = b""
     ) -> None:
-        """Hand a message to the connection; see `Transport.publish`."""
+        """Keep a message until the connection is back: what `publish` does while it is down."""
         size = len(payload) + len(header)
-        if size > self.max_payload_bytes:
-            raise PayloadTooLarge(size, self.max_payload_bytes)
-        path = self._path
-        if path is None or not self._up.is_set():
-            self._hold(subject, payload, reply, header)
-            return
-        if path.waiting_bytes > self._settings.max_buffered_bytes:
-            raise self._overfull()
-        path.publish(subject, payload, reply, header)
-
-    def _hold(self, *message: bytes) -> None:
         if self._closing:
             raise Disconnected("the connection is closed", not_run=True)
-        self._held_bytes += sum(map(len, message))
-        if self._held_bytes > self._settings.max_buffered_bytes:
-            self._held_bytes -= sum(map(len, message))
-            raise self._overfull()
-        self._held.append(message)  # type: ignore[arg-type]
-
-    def _overfull(self) -> ResourceExhausted:
-        return ResourceExhausted(
-            f"{self._settings.max_buffered_bytes:,} bytes wait to be sent already; "
-            "publish more slowly, or raise BUSMICRO_MAX_BUFFERED_BYTES",
-            not_run=True,
-        )
+        if size > self.max_payload_bytes:
+            raise PayloadTooLarge(size, self.max_payload_bytes)
+        if self._held_bytes + size > self._settings.max_buffered_bytes:
+            raise overfull(self._settings.max_buffered_bytes)
+        self._held_bytes += size
+        self._held.append((subject, payload, reply, header))
 
     def subscribe(self, subject: str, on_message: OnMessage, *, queue: str = "") -> Subscription:
         """Listen to a subject; see `Transport.subscribe`."""

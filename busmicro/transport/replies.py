@@ -11,6 +11,7 @@ import itertools
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeAlias
 
 from busmicro.errors import (
@@ -21,6 +22,7 @@ from busmicro.errors import (
     PermissionDenied,
 )
 from busmicro.headers import NO_RESPONDERS
+from busmicro.timers import Timers
 from busmicro.transport.base import Transport
 from busmicro.transport.nats import require_allowed
 
@@ -32,8 +34,11 @@ OnReply: TypeAlias = Callable[[Reply], None]
 class Replies:
     """The replies that this process waits for."""
 
-    def __init__(self, transport: Transport, *, inbox_prefix: str = "_INBOX") -> None:
+    def __init__(
+        self, transport: Transport, timers: Timers, *, inbox_prefix: str = "_INBOX"
+    ) -> None:
         self._transport = transport
+        self._timers = timers
         self.inbox = f"{inbox_prefix}.{secrets.token_hex(8)}"
         """Where they arrive, plus a dot and the slot's token."""
         self._prefix = self.inbox.encode() + b"."
@@ -62,7 +67,7 @@ class Replies:
         payload: bytes,
         header: bytes = b"",
         *,
-        timeout: float,
+        deadline: float,
         abandon: bytes = b"",
     ) -> Reply:
         """Send a message and wait for the one reply to it.
@@ -71,7 +76,7 @@ class Replies:
             subject: Where to.
             payload: The message.
             header: A header block, or empty.
-            timeout: Seconds to wait.
+            deadline: When to give up, seconds of the loop's clock.
             abandon: Where to say that nobody waits any more, if it comes to that.
 
         Returns:
@@ -92,11 +97,10 @@ class Replies:
         if not transport.writable:
             await transport.drained()
         token = b"%x" % next(self._tokens)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Reply] = loop.create_future()
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         transport.publish(subject, payload, self._prefix + token, header)
         self._slots[token] = (future, subject)
-        timer = loop.call_later(timeout, self._expire, token)
+        timer = self._timers.at(deadline, partial(self._expire, token))
         try:
             return await future
         except (DeadlineExceeded, asyncio.CancelledError):
@@ -104,7 +108,7 @@ class Replies:
                 transport.publish(abandon, self._prefix + token)
             raise
         finally:
-            timer.cancel()
+            self._timers.drop(timer)
             self._slots.pop(token, None)
 
     @asynccontextmanager

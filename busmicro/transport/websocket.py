@@ -13,10 +13,11 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsPySubscription
 
-from busmicro.errors import Disconnected
+from busmicro.errors import Disconnected, PayloadTooLarge
 from busmicro.headers import VERSION_LINE, parse
 from busmicro.tasks import Tasks
 from busmicro.transport.base import Subscription
+from busmicro.transport.fastpath import DEFAULT_MAX_PAYLOAD_BYTES, overfull
 
 log = logging.getLogger("busmicro.transport")
 
@@ -26,13 +27,17 @@ _MAX_WAITING = 10_000
 class PlainPath:
     """One connection made by nats-py alone; commands wait in a queue that one task empties."""
 
-    def __init__(self, client: Client, subscriptions: dict[bytes, Subscription]) -> None:
+    def __init__(
+        self, client: Client, subscriptions: dict[bytes, Subscription], *, max_waiting_bytes: int
+    ) -> None:
         self._client = client
         self._subscriptions = subscriptions
         self._native: dict[bytes, NatsPySubscription] = {}
-        self._commands: asyncio.Queue[Callable[[], object]] = asyncio.Queue(_MAX_WAITING)
+        self._commands: asyncio.Queue[Callable[[], object]] = asyncio.Queue()
         self._tasks = Tasks()
         self.waiting_bytes = 0
+        self._max_waiting_bytes = max_waiting_bytes
+        self.max_payload_bytes = DEFAULT_MAX_PAYLOAD_BYTES
         self._inbox = client.new_inbox()
         self._pongs: list[asyncio.Future[None]] = []
 
@@ -51,16 +56,15 @@ class PlainPath:
             except Exception:
                 log.exception("nats-py could not send over the WebSocket")
 
-    def _queue(self, command: Callable[[], object]) -> None:
-        try:
-            self._commands.put_nowait(command)
-        except asyncio.QueueFull:
-            self.waiting_bytes = 1 << 62  # publish refuses from here on, until the queue empties
-            raise
-
-    def publish(self, subject: bytes, payload: bytes, reply: bytes, header: bytes) -> None:
-        """Queue one message."""
+    def publish(
+        self, subject: bytes, payload: bytes, reply: bytes = b"", header: bytes = b""
+    ) -> None:
+        """Queue one message; see `Transport.publish`."""
         size = len(payload) + len(header)
+        if size > self.max_payload_bytes:
+            raise PayloadTooLarge(size, self.max_payload_bytes)
+        if self.waiting_bytes > self._max_waiting_bytes or self._commands.qsize() >= _MAX_WAITING:
+            raise overfull(self._max_waiting_bytes)
         self.waiting_bytes += size
 
         async def send() -> None:
@@ -69,7 +73,7 @@ class PlainPath:
                 subject.decode(), payload, reply.decode(), parse(header) if header else None
             )
 
-        self._queue(send)
+        self._commands.put_nowait(send)
 
     def subscribe(self, subscription: Subscription) -> None:
         """Queue a subscription."""
@@ -93,7 +97,7 @@ class PlainPath:
                 subscription.subject, queue=subscription.queue, cb=on_message
             )
 
-        self._queue(send)
+        self._commands.put_nowait(send)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Queue the end of a subscription; what has arrived is still delivered."""
@@ -103,13 +107,13 @@ class PlainPath:
             if native is not None:
                 await native.drain()  # type: ignore[no-untyped-call]
 
-        self._queue(send)
+        self._commands.put_nowait(send)
 
     def ping(self) -> asyncio.Future[None]:
         """Send a message to ourselves: it comes back when everything before it has passed."""
         pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pongs.append(pong)
-        self._queue(lambda: self._client.publish(self._inbox))
+        self._commands.put_nowait(lambda: self._client.publish(self._inbox))
         return pong
 
     async def _on_pong(self, _message: Msg) -> None:

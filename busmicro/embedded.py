@@ -23,8 +23,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 from busmicro.clock import SYSTEM_CLOCK
@@ -146,39 +145,7 @@ async def _until(done: Callable[[], bool], timeout: float) -> bool:
     return True
 
 
-class _Startable(Protocol):
-    async def start(self) -> None: ...
-    async def stop(self) -> None: ...
-
-
-_S = TypeVar("_S", bound=_Startable)
-
-
-class _Runnable:
-    """What follows from `start` and `stop`."""
-
-    def start_sync(self: _Startable) -> None:
-        """Start from where no event loop runs."""
-        asyncio.run(self.start())
-
-    def stop_sync(self: _Startable) -> None:
-        """Stop from where no event loop runs."""
-        asyncio.run(self.stop())
-
-    async def __aenter__(self: _S) -> _S:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self: _Startable,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.stop()
-
-
-class NatsServer(_Runnable):
+class NatsServer:
     """One nats-server on 127.0.0.1, for `async with`.
 
     Args:
@@ -213,6 +180,8 @@ class NatsServer(_Runnable):
             raise SetupError(f"sync_always and max_payload_bytes belong in {config}, beside it")
         self._asked = {} if port is None else {"nats": port}
         self._store = store
+        self.store = store
+        """The directory of its streams; None without any, and where only `config` knows it."""
         self._jetstream = jetstream
         self._config = config
         self._binary = binary
@@ -221,6 +190,13 @@ class NatsServer(_Runnable):
         self._process: subprocess.Popen[bytes] | None = None
         self._group = 0
         self._cleanup = ExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     @property
     def port(self) -> int:
@@ -254,13 +230,6 @@ class NatsServer(_Runnable):
         """Its process, while there is one."""
         return self._process.pid if self._process is not None and self.running else None
 
-    @property
-    def store(self) -> Path | None:
-        """The directory of its streams; None without any, or where only `config` knows it."""
-        if self._home is None or not self._jetstream or self._config_has_store():
-            return self._store
-        return self._store or self._home / "store"
-
     def log_tail(self, lines: int = 20) -> str:
         """Read the last lines that it logged; empty unless it was started."""
         log = None if self._home is None else self._home / "log"
@@ -284,8 +253,7 @@ class NatsServer(_Runnable):
         try:
             home = self._home or self._move_in()
             self._spawn(binary, home)
-            if not await _until(self._is_ready, self._options.start_timeout):
-                raise self._failure(f"not ready within {self._options.start_timeout} s")
+            await self._ready()
         except BaseException:  # whoever cancels a start will not stop it
             self.kill()
             if first:
@@ -339,9 +307,9 @@ class NatsServer(_Runnable):
 
     async def _end(self) -> None:
         try:
-            if self.running:
-                self._signal(signal.SIGTERM)
-                self._signal(signal.SIGCONT)  # a paused one hears nothing else
+            if self._process is not None:
+                self._process.send_signal(signal.SIGTERM)
+                self._process.send_signal(signal.SIGCONT)  # a paused one hears nothing else
                 await _until(lambda: not self.running, 5.0)
         finally:
             self.kill()
@@ -352,7 +320,9 @@ class NatsServer(_Runnable):
         self._home = home = Path(tempfile.mkdtemp(prefix="busmicro-nats-"))
         self._cleanup.callback(shutil.rmtree, home, ignore_errors=True)
         (home / "nats-server.conf").write_text(self._options.to_config(), "utf-8")
-        watchdog = subprocess.Popen(
+        if self._jetstream and not self._config_has_store():
+            self.store = self._store or home / "store"
+        watchdog = subprocess.Popen(  # noqa: S603 - nothing in it comes from outside
             ["/bin/sh", "-c", _WATCHDOG, "busmicro-watchdog", str(home)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -368,6 +338,7 @@ class NatsServer(_Runnable):
         self._cleanup.close()
         self._home = self._process = None
         self._ports = self._asked
+        self.store = self._store
 
     def _spawn(self, binary: Path, home: Path) -> None:
         try:
@@ -399,7 +370,11 @@ class NatsServer(_Runnable):
         text = "" if self._config is None else self._config.read_text("utf-8")
         return re.search(r"(?im)^[^#\n]*\bstore_?dir\b", text) is not None
 
-    def _is_ready(self) -> bool:
+    async def _ready(self) -> None:
+        if not await _until(self._has_ports, self._options.start_timeout):
+            raise self._failure(f"not ready within {self._options.start_timeout} s")
+
+    def _has_ports(self) -> bool:
         """The ports file comes last: all listeners are there, and JetStream before them."""
         if self._process is None or self._home is None or not self.running:
             raise self._failure("it ended at once")
@@ -419,7 +394,7 @@ class NatsServer(_Runnable):
         return ServerFailed(f"nats-server did not start: {what}", log)
 
 
-class NatsCluster(_Runnable):
+class NatsCluster:
     """Several nats-servers on 127.0.0.1 that replicate their streams, for `async with`.
 
     Args:
@@ -449,6 +424,13 @@ class NatsCluster(_Runnable):
         self._binary = binary
         self._options = options or ServerOptions()
 
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
     @property
     def urls(self) -> list[str]:
         """Where clients connect, one by one."""
@@ -473,12 +455,14 @@ class NatsCluster(_Runnable):
                 # together they may miss the first election, and the next is up to 9 s away.
                 for server in self.servers:
                     await server.start()
-                return await self.ready()
+                await self.ready()
             except BaseException as exc:
                 await self.stop()
                 # Another program may take a port between its choice and its use.
                 if not (isinstance(exc, ServerFailed) and _PORT_TAKEN in exc.log and tries_left):
                     raise
+            else:
+                return
 
     async def stop(self) -> None:
         """End all and remove what was temporary; does nothing the second time."""

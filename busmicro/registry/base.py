@@ -16,11 +16,19 @@ Every implementation promises:
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator
+import hashlib
+import json
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+log = logging.getLogger("busmicro.registry")
+
+MAX_SCHEMA_BYTES = 4096
+"""A JSON Schema longer than this is left out where it would travel often."""
 
 
 class _Record(BaseModel):
@@ -114,13 +122,48 @@ class ServiceRecord(_Record):
         return list(seen.values())
 
 
+class EndpointStats(_Record):
+    """What an endpoint has done so far."""
+
+    name: str
+    """Which; one word, or two with a dot between."""
+    num_requests: int = 0
+    """Answered or given up, good or bad."""
+    num_errors: int = 0
+    """Of these, how many did not succeed."""
+    last_error: str = ""
+    """What the latest failure said."""
+    processing_time: int = 0
+    """Nanoseconds spent in all."""
+    average_processing_time: int = 0
+    """Nanoseconds a request, on average."""
+    data: JsonValue = None
+    """Whatever else its author wants to show."""
+
+
+class ServiceStats(_Record):
+    """What the endpoints of a node have done so far."""
+
+    endpoints: tuple[EndpointStats, ...] = ()
+    """One by one."""
+
+
+class NodeStats(_Record):
+    """What one node says it has done so far."""
+
+    node: Node
+    """Who."""
+    endpoints: tuple[EndpointStats, ...] = ()
+    """One by one."""
+
+
 class ChangeKind(enum.Enum):
     """What happened to a node."""
 
     JOINED = "joined"
     """It is there now."""
     UPDATED = "updated"
-    """It was there, and says something new of itself."""
+    """It was there, and says something new of itself; `running` alone is no news."""
     LEFT = "left"
     """It has said good-bye, or has been silent for too long."""
 
@@ -165,10 +208,76 @@ class Registry(Protocol):
         """Hear of everyone who is there, then of every change.
 
         A watcher that does not listen falls behind at most 1,000 changes; then its iteration
-        starts over with everyone who is there.
+        starts over: `LEFT` for those it was told of who are gone, `JOINED` for everyone there.
+        The iteration ends when the registry is closed.
+
+        Raises:
+            Unavailable: The registry cannot be read now (on entering; never later).
         """
         ...
 
     async def close(self) -> None:
         """Deregister what was registered here and end every watcher."""
         ...
+
+
+def fingerprint(description: Description) -> str:
+    """Return the hash by which nodes share a description."""
+    canonical = json.dumps(description.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:24]
+
+
+def without_schemas(description: Description) -> Description:
+    """Return a description that says less, for where the whole does not fit."""
+    slim = {"request": None, "reply": None}
+    endpoints = tuple(e.model_copy(update=slim) for e in description.endpoints)
+    return description.model_copy(update={"endpoints": endpoints})
+
+
+def assemble(
+    nodes: Iterable[Node], descriptions: Mapping[tuple[str, str], Description]
+) -> list[ServiceRecord]:
+    """Put nodes and the descriptions they share together as services, by name.
+
+    Args:
+        nodes: In any order.
+        descriptions: By service and hash.
+    """
+    by_service: dict[str, list[Node]] = {}
+    for node in sorted(nodes, key=lambda n: (n.service, n.id)):
+        by_service.setdefault(node.service, []).append(node)
+    return [
+        ServiceRecord(
+            name=name,
+            nodes=tuple(members),
+            descriptions={
+                node.id: descriptions[name, node.description]
+                for node in members
+                if (name, node.description) in descriptions
+            },
+        )
+        for name, members in by_service.items()
+    ]
+
+
+def is_news(before: Node, after: Node) -> bool:
+    """Tell whether a node says something new of itself; `running` alone is no news."""
+    return before.model_copy(update={"running": 0}) != after.model_copy(update={"running": 0})
+
+
+class Complaints:
+    """What could not be read, each said once and not at every look."""
+
+    _MOST = 1000
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def about(self, what: str, why: object) -> None:
+        """Log that something was skipped, unless that has been said."""
+        if what in self._said:
+            return
+        if len(self._said) >= self._MOST:
+            self._said.clear()
+        self._said.add(what)
+        log.warning("skipped %s: %s", what, str(why).replace("\n", " ")[:300])

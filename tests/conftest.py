@@ -1,0 +1,67 @@
+"""What every test may use: the fixtures that users get, and a way to run programs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from busmicro import NatsServer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[NatsServer]:
+    """A nats-server of the test's own, to be killed, paused and restarted."""
+    async with NatsServer() as own:
+        yield own
+
+
+Node = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start_program() -> Iterator[Node]:
+    """Start Python programs that are ended after the test, if they have not ended by then."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*args: str, url: str = "", **env: str) -> subprocess.Popen[bytes]:
+        given = {**os.environ, **env, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        if url:
+            given["BUSMICRO_NATS_URL"] = url
+        process = subprocess.Popen(
+            [sys.executable, *args], env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    """Wait, at most ten seconds, for something to become true."""
+
+    async def wait(condition: Callable[[], object], *, timeout: float = 10.0) -> None:
+        async with asyncio.timeout(timeout):
+            while True:
+                found = condition()
+                if asyncio.iscoroutine(found):
+                    found = await found
+                if found:
+                    return
+                await asyncio.sleep(0.01)
+
+    return wait

@@ -1,6 +1,7 @@
 """busmicro: message-bus-first microservices for Python, over NATS and nothing else."""
 
 from busmicro.call import Call, Handler, Kind, Side, Spec, Tap, Wrapper, current_call
+from busmicro.embedded import NatsCluster, NatsServer
 from busmicro.endpoint import endpoint_options
 from busmicro.errors import (
     Aborted,
@@ -56,6 +57,8 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "Kind",
+    "NatsCluster",
+    "NatsServer",
     "NoResponders",
     "NotFound",
     "OutOfRange",

@@ -308,8 +308,9 @@ class NatsServer:
     async def _end(self) -> None:
         try:
             if self._process is not None:
-                self._process.send_signal(signal.SIGTERM)
-                self._process.send_signal(signal.SIGCONT)  # a paused one hears nothing else
+                # A lame duck does not hear SIGTERM, and a paused server hears nothing but SIGCONT.
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+                    self._process.send_signal(number)
                 await _until(lambda: not self.running, 5.0)
         finally:
             self.kill()
@@ -389,7 +390,7 @@ class NatsServer:
         log = self.log_tail()
         if _PORT_TAKEN in log:
             what = "a port is taken: end what listens there, or leave `port` out for a free one"
-        elif self._config is not None and str(self._config) in log:
+        elif self._config is not None and log.startswith("nats-server: "):  # it has no log yet
             what = f"correct {self._config}"
         return ServerFailed(f"nats-server did not start: {what}", log)
 

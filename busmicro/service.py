@@ -336,7 +336,9 @@ class _Life:
             await self._stack.enter_async_context(service._lifespan(service))  # noqa: SLF001
         await self._server.start([*service._handler_wrappers, Recover()])  # noqa: SLF001
         self.bus.discovery.publishes(
-            stats=self._monitor.service_stats, running=lambda: self._server.running
+            stats=self._monitor.service_stats,
+            running=lambda: self._server.running,
+            replies_allowed=self._server.replies_allowed,
         )
         await self.bus.discovery.register(self._node, self.description())
         self._server.replies_allowed.protect(await self.bus.discovery.stream_subjects())

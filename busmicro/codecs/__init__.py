@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import JsonValue, PydanticUserError
+
 from busmicro.codecs.base import JSON, MSGPACK, PROTOBUF, RAW, Codec, Coder
 from busmicro.codecs.json import JsonCodec, adapter
 from busmicro.codecs.msgpack import MsgpackCodec
@@ -91,11 +93,12 @@ class Coders:
         return coder
 
 
-def json_schema(message_type: object) -> object:
+def json_schema(message_type: object) -> JsonValue:
     """Describe a type as JSON Schema; None for what has none, such as bytes or protobuf."""
     if message_type in (None, type(None), bytes) or is_protobuf(message_type):
         return None
     try:
-        return adapter(message_type).json_schema()
-    except Exception:  # a schema is a courtesy; pydantic cannot make one for every valid type
+        schema: JsonValue = adapter(message_type).json_schema()
+    except PydanticUserError:  # a schema is a courtesy; pydantic cannot make one for every valid type
         return None
+    return schema

@@ -184,7 +184,7 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def _schema(text: str | None) -> Any:  # noqa: ANN401 - any JSON value
+def _schema(text: str | None) -> Any:
     try:
         return from_json(text) if text is not None else None
     except ValueError:
@@ -352,7 +352,7 @@ class SrvRegistry:
         check_service(node.service)
         check_node(node.id)
         self._release((node.service, node.id))
-        own = _Responder(node, description, self._namespace, lambda: self.stats_provider())
+        own = _Responder(node, description, self._namespace, self._figures)
         self._own[node.service, node.id] = own
         for verb in _TYPES:
             for subject in own.subjects(verb):
@@ -378,6 +378,9 @@ class SrvRegistry:
                 log.debug("%s not answered: %s", verb, failure)
 
         return on_message
+
+    def _figures(self) -> ServiceStats:
+        return self.stats_provider()
 
     def _release(self, key: tuple[str, str]) -> bool:
         own = self._own.pop(key, None)
@@ -512,7 +515,7 @@ class SrvRegistry:
             return
         subject = f"$SRV.PING.{node.service}.{node.id}".encode()
         try:
-            await self._replies.request(subject, b"", timeout=ASK_FOR)
+            await self._replies.ask(subject, b"", timeout=ASK_FOR)
         except NoResponders:
             view.remove(node.service, node.id)
         except CallError as failure:

@@ -154,7 +154,7 @@ class JetStream:
         """
         payload = b"" if body is None else to_json(body)
         asked = API + subject
-        _header, answer = await self.replies.request(asked.encode(), payload, timeout=timeout)
+        _header, answer = await self.replies.ask(asked.encode(), payload, timeout=timeout)
         return _answer(answer, asked)
 
     async def publish(
@@ -176,10 +176,16 @@ class JetStream:
             NoResponders: No stream keeps this subject, and nobody listens to it.
             DeadlineExceeded: No acknowledgement in time; it may or may not be stored.
         """
-        _header, answer = await self.replies.request(
-            subject.encode(), payload, header, timeout=timeout
-        )
+        _header, answer = await self.replies.ask(subject.encode(), payload, header, timeout=timeout)
         return int(_answer(answer, subject).get("seq", 0))
+
+    async def request(self, subject: str, payload: bytes, *, timeout: float = _TIMEOUT) -> Reply:
+        """Ask for one reply, and return it as it is; raises as `Replies.request`."""
+        return await self._request(subject, payload, b"", timeout)
+
+    async def _request(self, subject: str, payload: bytes, header: bytes, timeout: float) -> Reply:
+        deadline = asyncio.get_running_loop().time() + timeout
+        return await self.replies.request(subject.encode(), payload, header, deadline=deadline)
 
     async def stream_subjects(self) -> list[str]:
         """List the subjects that the account's streams keep, wildcards and all.
@@ -391,7 +397,7 @@ class Bucket:
 
     async def _get(self, subject: str) -> dict[str, Entry]:
         asked = f"{API}DIRECT.GET.{self.stream}.{subject}".encode()
-        reply = await self._jetstream.replies.request(asked, b"", timeout=_TIMEOUT)
+        reply = await self._jetstream.replies.ask(asked, b"", timeout=_TIMEOUT)
         return self._entries([reply]) if not _status(reply[0]) else {}
 
     async def snapshot(self, *patterns: str) -> dict[str, Entry]:

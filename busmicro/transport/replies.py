@@ -111,6 +111,13 @@ class Replies:
             self._timers.drop(timer)
             self._slots.pop(token, None)
 
+    async def ask(
+        self, subject: bytes, payload: bytes, header: bytes = b"", *, timeout: float
+    ) -> Reply:
+        """Send a message and wait so many seconds for the one reply to it; see `request`."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        return await self.request(subject, payload, header, deadline=deadline)
+
     @asynccontextmanager
     async def many(self, on_reply: OnReply) -> AsyncIterator[bytes]:
         """Open a slot for any number of replies.

@@ -7,12 +7,13 @@ import json
 import logging
 import time
 from dataclasses import dataclass
-from typing import TypedDict
+
 
 import nats
 import pytest
 from google.protobuf.struct_pb2 import Struct
 from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 from busmicro import (
     Call,

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Tell: publish and subscribe. This version has calls only; events get their home here."""

@@ -275,9 +275,10 @@ class Complaints:
 
     def about(self, what: str, why: object) -> None:
         """Log that something was skipped, unless that has been said."""
-        if what in self._said:
+        text = f"{what}: {str(why)[:300]}"
+        if text in self._said:
             return
         if len(self._said) >= self._MOST:
             self._said.clear()
-        self._said.add(what)
-        log.warning("skipped %s: %s", what, str(why).replace("\n", " ")[:300])
+        self._said.add(text)
+        log.warning("skipped %s", text)

@@ -102,7 +102,7 @@ class Discovery:
                 if await self.kv.jetstream.available():
                     self._works()
                 else:
-                    self._fails("JetStream is not enabled on this NATS server")
+                    self._fails("JetStream is not enabled: start the server with nats-server -js")
             except Disconnected:
                 return False
             except CallError as failure:
@@ -121,9 +121,8 @@ class Discovery:
         if not self._said:
             self._said = why
             log.warning(
-                "no key-value registry (%s): calls, events and `busmicro services` work, nodes "
-                "are found by asking them, so one that hangs is not shown; "
-                "enable JetStream with `nats-server -js`",
+                "nodes are found by asking them, for the key-value registry cannot be used (%s); "
+                "calls and plain events work, a node that hangs is not shown",
                 why,
             )
 
@@ -136,6 +135,8 @@ class Discovery:
         """
         try:
             await self.srv.register(node, description)
+        except Disconnected:
+            log.debug("%s is shown on $SRV when the connection is back", node.service)
         except CallError as failure:
             log.warning("%s is not shown on $SRV: %s", node.service, failure)
         if await self.kv_usable():

@@ -55,6 +55,8 @@ RESYNC_EVERY: Final = 60.0
 RETURN_GRACE: Final = 4.0
 """Seconds after a lost connection that others get to say they are there."""
 _FIRST_RETRY: Final = 0.25
+_GOOD_BYE: Final = 2.0
+"""Seconds that a good-bye may take; a registry that hangs must not keep a service from stopping."""
 
 
 def bucket_name(namespace: str) -> str:
@@ -147,14 +149,14 @@ class _Reader:
         try:
             return decode_node(key, value)
         except ValueError as wrong:
-            self._complaints.about(f"registry entry {key}", _brief(wrong))
+            self._complaints.about(f"registry entry {key!r}", _brief(wrong))
             return None
 
     def description(self, key: str, value: bytes) -> tuple[tuple[str, str], Description] | None:
         try:
             return decode_description(key, value)
         except ValueError as wrong:
-            self._complaints.about(f"registry entry {key}", _brief(wrong))
+            self._complaints.about(f"registry entry {key!r}", _brief(wrong))
             return None
 
     def sightings(self, entries: dict[str, Entry], now: float) -> list[Sighting]:
@@ -196,6 +198,7 @@ class _Follower:
         self._subscription: Subscription | None = None
         self._sync_at = 0.0
         self._trusted = False
+        self._syncing = asyncio.Lock()
         self._tasks = Tasks()
 
     async def start(self) -> None:
@@ -246,7 +249,8 @@ class _Follower:
     async def sync(self) -> None:
         """Take a snapshot; if that fails, try again soon."""
         try:
-            await self._sync()
+            async with self._syncing:
+                await self._sync()
         except BusmicroError as failure:
             log.debug("no snapshot of the registry: %s", failure)
             self._trusted = False
@@ -336,6 +340,7 @@ class KvRegistry:
         """Say at once that we are there: after a restart of the server nobody knows."""
         self.bucket.forget()
         for own in self._own.values():
+            own.described_until = 0.0
             self._keep(own, pause=0.0)
         if self._follower is not None:
             self._follower.on_connected()
@@ -353,13 +358,16 @@ class KvRegistry:
 
     async def register(self, node: Node, description: Description) -> None:
         """Make a node known and keep it known; see `Registry.register`."""
+        key = (node.service, node.id)
         own = self._adopt(node, description)
         try:
             await self._beat(own)
         except BaseException:
-            self._own.pop((node.service, node.id), None)
+            if self._own.get(key) is own:
+                self._release(key)
             raise
-        self._keep(own, pause=self._interval())
+        if self._own.get(key) is own:
+            self._keep(own, pause=self._interval())
 
     def keep(self, node: Node, description: Description) -> None:
         """Make a node known as soon as that is possible, without waiting for it.
@@ -455,9 +463,10 @@ class KvRegistry:
         if self._release((node.service, node.id)) is None:
             return
         try:
-            if await self.bucket.open(create=False):
-                await self.bucket.delete(_node_key(node))
-        except CallError as failure:
+            async with asyncio.timeout(_GOOD_BYE):
+                if await self.bucket.open(create=False):
+                    await self.bucket.delete(_node_key(node))
+        except (BusmicroError, TimeoutError) as failure:
             log.debug("%s stays in the registry until its time is over: %s", node.id, failure)
 
     # --- asking ---------------------------------------------------------------------------------

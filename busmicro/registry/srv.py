@@ -57,7 +57,7 @@ ASK_FOR: Final = 0.5
 STALL: Final = 0.1
 """Seconds without a further answer after which everybody is taken to have answered."""
 LOOKUP_FOR: Final = 0.05
-_RETURN_GRACE: Final = 4.0
+_RETURN_GRACE: Final = 3.0
 _OURS: Final = "busmicro."
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -70,7 +70,7 @@ R = TypeVar("R", bound="_Identity")
 class _Identity(BaseModel):
     """What every answer begins with."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     id: str = Field(min_length=1)
     version: str = ""
     metadata: dict[str, str] | None = None
@@ -179,9 +179,10 @@ def _read_endpoint(endpoint: _Endpoint) -> EndpointRecord:
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text) if text is not None else None
+        number = float(text or "0")
     except ValueError:
         return None
+    return number if 0 < number < float("inf") else None
 
 
 def _schema(text: str | None) -> Any:
@@ -347,7 +348,7 @@ class SrvRegistry:
 
         Raises:
             PermissionDenied: `$SRV` may not be subscribed to. Nothing is left behind.
-            Unavailable: The connection is down.
+            Unavailable: The connection is down; answers begin as soon as it is back.
         """
         check_service(node.service)
         check_node(node.id)
@@ -461,7 +462,7 @@ class SrvRegistry:
                 answer = kind.model_validate_json(payload)
             except ValidationError as wrong:
                 why = wrong.errors(include_url=False, include_input=False)[0]["msg"]
-                self._complaints.about(f"an answer to {subject} ({payload[:80]!r})", why)
+                self._complaints.about(f"an answer to {subject}", why)
                 continue
             if answer.namespace in (None, self._namespace):
                 yield answer

@@ -159,22 +159,25 @@ async def test_restart_of_nats_under_load_is_over_when_it_is_over(server, start_
     assert all(isinstance(failure, Unavailable) for _, failure in load.failed)
 
 
-async def test_frozen_node_is_left_once_the_server_drops_it(server, start_program, until):
-    """SIGSTOP of one of two nodes: idempotent calls go on, with none failed."""
-    nodes = [start_program(GREETER, f"n{n}", url=server.url) for n in range(2)]
-    async with Client(server.url, timeout=5.0) as plain:
-        await nodes_up(plain, until, 2)
-        client = plain.with_options(idempotent=True)
+async def test_frozen_node_gets_no_calls_once_the_server_drops_it(tmp_path, start_program, until):
+    """SIGSTOP of one of two nodes, server pings of 1 s: no call fails later than 4 s after it."""
+    config = tmp_path / "nats.conf"
+    config.write_text('ping_interval: "1s"\nping_max: 2\n')
+    async with NatsServer(config=config) as server, Client(server.url, timeout=0.5) as client:
+        nodes = [start_program(GREETER, f"n{n}", url=server.url) for n in range(2)]
+        await nodes_up(client, until, 2)
         nodes[0].send_signal(signal.SIGSTOP)
-        failed = 0
-        for _ in range(20):
-            try:
-                await client.call("greeter", "hello", "Ann", timeout=3.0)
-            except CallError:
-                failed += 1
+        frozen_at = time.perf_counter()
+        load = Load(client)
+        running = asyncio.get_running_loop().create_task(load.run())
+        await asyncio.sleep(5.5)
+        load.stop()
+        await running
         nodes[0].send_signal(signal.SIGCONT)
 
-    assert failed <= 2  # three attempts of one second may all meet the frozen node: 1 in 8
+    last = max(began for began, _ in load.failed) - frozen_at
+    assert load.failed
+    assert last < 4.0
 
 
 async def test_service_started_before_nats_waits_and_says_so(start_program, until, tmp_path):

@@ -1,39 +1,47 @@
-"""busmicro: message-bus-first microservices for Python, over NATS and nothing else."""
+"""busmicro: message-bus-first microservices for Python, over NATS and nothing else.
 
-from busmicro.call import Call, Handler, Kind, Side, Spec, Tap, Wrapper, current_call
-from busmicro.embedded import NatsCluster, NatsServer
-from busmicro.endpoint import endpoint_options
-from busmicro.errors import (
-    Aborted,
-    AlreadyExists,
-    BusmicroError,
-    CallError,
-    Cancelled,
-    Code,
-    CodecError,
-    DataLoss,
-    DeadlineExceeded,
-    Disconnected,
-    FailedPrecondition,
-    Internal,
-    InvalidArgument,
-    NoResponders,
-    NotFound,
-    OutOfRange,
-    PayloadTooLarge,
-    PermissionDenied,
-    ResourceExhausted,
-    SetupError,
-    Unauthenticated,
-    Unavailable,
-    Unimplemented,
-    Unknown,
-)
-from busmicro.headers import Headers
-from busmicro.rpc import Answers, Client
-from busmicro.service import Service
-from busmicro.settings import Settings
-from busmicro.wrappers import Recover, Retry
+Everything named here is imported on first use: `import busmicro` alone, and with it the command
+line, starts in no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from busmicro.call import Call, Handler, Kind, Side, Spec, Tap, Wrapper, current_call
+    from busmicro.embedded import NatsCluster, NatsServer
+    from busmicro.endpoint import endpoint_options
+    from busmicro.errors import (
+        Aborted,
+        AlreadyExists,
+        BusmicroError,
+        CallError,
+        Cancelled,
+        Code,
+        CodecError,
+        DataLoss,
+        DeadlineExceeded,
+        Disconnected,
+        FailedPrecondition,
+        Internal,
+        InvalidArgument,
+        NoResponders,
+        NotFound,
+        OutOfRange,
+        PayloadTooLarge,
+        PermissionDenied,
+        ResourceExhausted,
+        SetupError,
+        Unauthenticated,
+        Unavailable,
+        Unimplemented,
+        Unknown,
+    )
+    from busmicro.headers import Headers
+    from busmicro.rpc import Answers, Client
+    from busmicro.service import Service
+    from busmicro.settings import Settings
+    from busmicro.wrappers import Recover, Retry
 
 __version__ = "0.1.0"
 
@@ -81,3 +89,28 @@ __all__ = [
     "current_call",
     "endpoint_options",
 ]
+
+if not TYPE_CHECKING:  # type checkers shall know the names above and no others
+    _ELSEWHERE = {
+        "busmicro.call": "Call Handler Kind Side Spec Tap Wrapper current_call",
+        "busmicro.embedded": "NatsCluster NatsServer",
+        "busmicro.endpoint": "endpoint_options",
+        "busmicro.headers": "Headers",
+        "busmicro.rpc": "Answers Client",
+        "busmicro.service": "Service",
+        "busmicro.settings": "Settings",
+        "busmicro.wrappers": "Recover Retry",
+    }
+    _HOMES = dict.fromkeys(__all__, "busmicro.errors") | {
+        name: home for home, names in _ELSEWHERE.items() for name in names.split()
+    }
+
+    def __getattr__(name):
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'busmicro' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(home), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -190,9 +190,9 @@ def _shape(*, sends_many: bool, gives_many: bool) -> Shape:
 
 def public_methods(cls: type) -> dict[str, Function]:
     """List the methods of a class that become endpoints: public, async, in order of definition."""
-    found: dict[str, Function] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        for name, member in vars(base).items():
-            if not name.startswith("_") and inspect.isfunction(member):
-                found[name] = member
-    return found
+    return {
+        name: member
+        for base in reversed(cls.__mro__[:-1])
+        for name, member in vars(base).items()
+        if not name.startswith("_") and inspect.isfunction(member)
+    }

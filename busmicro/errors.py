@@ -1,7 +1,7 @@
 """Every way a call can end, and what each way means to whoever has to act on it.
 
 BusmicroError
-├── CallError(code, message, details, origin)   crosses the wire: same class and content at the caller
+├── CallError(code, message, details, origin)   crosses the wire: same class at the caller
 │   ├── Cancelled · Unknown · InvalidArgument · DeadlineExceeded · NotFound · AlreadyExists
 │   ├── PermissionDenied · Unauthenticated · FailedPrecondition · Aborted · OutOfRange
 │   ├── ResourceExhausted (PayloadTooLarge) · Unimplemented · Internal · DataLoss

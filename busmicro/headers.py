@@ -1,11 +1,11 @@
-"""Headers: the names on the wire, and a mapping that finds them without regard to case.
+r"""Headers: the names on the wire, and a mapping that finds them without regard to case.
 
 A header block is what NATS carries before a payload::
 
-    NATS/1.0\\r\\n
-    Bus-Timeout: 4998\\r\\n
-    traceparent: 00-…\\r\\n
-    \\r\\n
+    NATS/1.0\r\n
+    Bus-Timeout: 4998\r\n
+    traceparent: 00-…\r\n
+    \r\n
 
 `Headers` parses a block only when somebody asks, because most handlers never do.
 
@@ -15,8 +15,8 @@ Source: NATS ADR-4 (block, case-preserving names), W3C Trace Context (lower-case
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from busmicro.errors import InvalidArgument
@@ -69,13 +69,13 @@ def encode_line(name: str, value: str) -> bytes:
 
 
 def encode_lines(items: Iterable[tuple[str, str]]) -> bytes:
-    """Write headers as the lines of a block, checked.
+    r"""Write headers as the lines of a block, checked.
 
     Args:
         items: Names and values.
 
     Returns:
-        `Name: value\\r\\n` for each, without the version line and the closing blank line.
+        `Name: value\r\n` for each, without the version line and the closing blank line.
 
     Raises:
         InvalidArgument: A header cannot be sent as it is. Nothing was sent.

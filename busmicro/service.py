@@ -235,11 +235,19 @@ class Service:
         Args:
             grace: Seconds that running requests get; left out, the setting `grace_period`.
         """
-        life, self._life = self._life, None
-        if life is None:
+        life = self._life
+        if life is None or life.ending:
             return
-        await life.end(grace=life.bus.settings.grace_period if grace is None else grace)
+        try:
+            await life.end(grace=life.bus.settings.grace_period if grace is None else grace)
+        finally:
+            self._life = None
         log.info("%s stopped", self.name)
+
+    def end_running(self) -> None:
+        """End every request that still runs, now; their callers are told `unavailable`."""
+        if self._life is not None:
+            self._life.server.end_all()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -255,36 +263,16 @@ class Service:
 
     async def serve(self, *, wait: bool = True) -> None:
         """Start, serve until SIGINT or SIGTERM, stop; a second signal ends what still runs."""
-        loop = asyncio.get_running_loop()
-        signalled = asyncio.Event()
-        me = asyncio.current_task()
-
-        def on_signal() -> None:
-            life = self._life
-            if signalled.is_set() and life is not None:
-                life.force()
-            elif signalled.is_set() or life is None or not life.serving:
-                if me is not None:
-                    me.cancel()
-            signalled.set()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_signal)
-        stopping: _Life | None = None
-        try:
-            await self.start(wait=wait)
-            await signalled.wait()
-            stopping = self._life
-            if stopping is not None:
-                await stopping.end(grace=stopping.bus.settings.grace_period)
-            self._life = None
-            log.info("%s stopped", self.name)
-        except asyncio.CancelledError:
-            if not signalled.is_set():
+        with _StopSignals(self) as signals:
+            try:
+                await self.start(wait=wait)
+            except asyncio.CancelledError:
+                if signals.received.is_set():
+                    return
                 raise
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+            signals.starting = None
+            await signals.received.wait()
+            await self.stop()
 
     def run(self, *, wait: bool = True) -> None:
         """Serve until SIGINT or SIGTERM, then exit; for the end of a script.
@@ -305,11 +293,37 @@ class Service:
             raise SystemExit(exit_code(failure)) from failure
 
 
+class _StopSignals:
+    """SIGINT and SIGTERM while a service runs: the first stops it, the second ends what runs."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self.starting = asyncio.current_task()
+        self.received = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        if self.starting is not None:
+            self.starting.cancel()
+        elif self.received.is_set():
+            self._service.end_running()
+        self.received.set()
+
+
 class _Life:
     """One run of a service, from its connection to the end of it."""
 
     def __init__(self, service: Service, settings: Settings) -> None:
-        self.serving = False
+        self.ending = False
         self.bus = Bus(settings)
         self.client = Client.on(self.bus, wrappers=service._client_wrappers, caller=service.name)  # noqa: SLF001
         self._service = service
@@ -324,9 +338,9 @@ class _Life:
         self._monitor = Monitor(self._node, self._endpoints, self.bus)
         self._endpoints.add(self._monitor.health, HEALTH)
         self._endpoints.add(self._monitor.stats, STATS)
-        self._server = RpcServer(service.name, service.id, self._endpoints, self.bus)
-        self._monitor.running = lambda: self._server.running
-        self._monitor.refused = lambda: self._server.refused_replies
+        self.server = RpcServer(service.name, service.id, self._endpoints, self.bus)
+        self._monitor.running = lambda: self.server.running
+        self._monitor.refused = lambda: self.server.refused_replies
         self._stack = AsyncExitStack()
 
     async def begin(self, *, wait: bool) -> None:
@@ -334,28 +348,23 @@ class _Life:
         service = self._service
         if service._lifespan is not None:  # noqa: SLF001
             await self._stack.enter_async_context(service._lifespan(service))  # noqa: SLF001
-        await self._server.start([*service._handler_wrappers, Recover()])  # noqa: SLF001
+        await self.server.start([*service._handler_wrappers, Recover()])  # noqa: SLF001
         self.bus.discovery.publishes(
             stats=self._monitor.service_stats,
-            running=lambda: self._server.running,
-            replies_allowed=self._server.replies_allowed,
+            running=lambda: self.server.running,
+            replies_allowed=self.server.replies_allowed,
         )
         await self.bus.discovery.register(self._node, self.description())
-        self._server.replies_allowed.protect(await self.bus.discovery.stream_subjects())
-        self.serving = True
+        self.server.replies_allowed.protect(await self.bus.discovery.stream_subjects())
 
     async def end(self, *, grace: float) -> None:
-        self._monitor.stopping = True
+        self.ending = self._monitor.stopping = True
         await self.bus.discovery.deregister(self._node)
-        await self._server.stop(grace)
+        await self.server.stop(grace)
         try:
             await self._stack.aclose()
         finally:
             await self.bus.close()
-
-    def force(self) -> None:
-        """End every request that still runs."""
-        self._server.end_all()
 
     def description(self) -> Description:
         """Tell what the service offers."""

@@ -97,8 +97,6 @@ class Settings(BaseSettings):
         try:
             return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as wrong:
-            lines = [
-                f"{'.'.join(map(str, e['loc']))} (or BUSMICRO_{str(e['loc'][0]).upper()}): {e['msg']}"
-                for e in wrong.errors()
-            ]
+            faults = [(str(fault["loc"][0]), fault["msg"]) for fault in wrong.errors()]
+            lines = [f"{name} (or BUSMICRO_{name.upper()}): {says}" for name, says in faults]
             raise SetupError("wrong settings: " + "; ".join(lines)) from wrong

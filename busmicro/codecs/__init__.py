@@ -66,8 +66,9 @@ class Coders:
         An empty content type means JSON on the wire, and so it does here.
         """
         coder = self._built.get(content_type)
-        if coder is None and (coder := self._find(content_type)) is not None:
-            if len(self._built) < _MOST_SPELLINGS:
+        if coder is None:
+            coder = self._find(content_type)
+            if coder is not None and len(self._built) < _MOST_SPELLINGS:
                 self._built[content_type] = coder
         return coder
 
@@ -99,6 +100,8 @@ def json_schema(message_type: object) -> JsonValue:
         return None
     try:
         schema: JsonValue = adapter(message_type).json_schema()
-    except PydanticUserError:  # a schema is a courtesy; pydantic cannot make one for every valid type
+    except (
+        PydanticUserError
+    ):  # a schema is a courtesy; pydantic cannot make one for every valid type
         return None
     return schema

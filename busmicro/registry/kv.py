@@ -197,6 +197,7 @@ class _Follower:
         self._fresh: dict[tuple[str, str], Description] = {}
         self._subscription: Subscription | None = None
         self._sync_at = 0.0
+        self._created = ""
         self._trusted = False
         self._syncing = asyncio.Lock()
         self._tasks = Tasks()
@@ -239,12 +240,13 @@ class _Follower:
     async def _run(self) -> None:
         while True:
             now = self._clock.now()
-            pause = min(self.view.next_expiry, self._sync_at) - now
-            await self._clock.sleep(min(max(pause, 0.02), 1.0))
+            wake_at = max(min(self.view.next_expiry, self._sync_at, now + 1.0), now + 0.02)
+            await self._clock.sleep(wake_at - now)
+            now = self._clock.now()
+            if now >= self._sync_at or now > wake_at + 1.0:  # late: there is much yet to be read
+                await self.sync()
             if self._trusted:  # else nobody can be heard: the last good copy stays
                 self.view.expire()
-            if self._clock.now() >= self._sync_at:
-                await self.sync()
 
     async def sync(self) -> None:
         """Take a snapshot; if that fails, try again soon."""
@@ -261,7 +263,9 @@ class _Follower:
         self._fresh.clear()
         entries = await self._entries()
         seen = self._reader.sightings(entries, self._clock.now())
-        self.view.compare(seen, asked=asked, grace=0.0 if self._trusted else RETURN_GRACE)
+        is_new = self._bucket.created != self._created  # then whoever is missing has yet to write
+        self.view.compare(seen, asked=asked, grace=RETURN_GRACE if is_new else 0.0)
+        self._created = self._bucket.created
         self.descriptions = {**self._reader.descriptions(entries), **self._fresh}
         self._trusted = True
         self._sync_at = self._clock.now() + RESYNC_EVERY

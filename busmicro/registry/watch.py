@@ -180,10 +180,10 @@ class Watcher:
         self._told: dict[Key, Node] = {}
         self._waiting: deque[Change] = deque()
         self._room = limit
-        self._behind = True
+        self._behind = False
         self._ended = False
         self._news = asyncio.Event()
-        self._news.set()
+        self._start_over()
 
     def hear(self, change: Change) -> None:
         """Take note of a change; beyond the limit, start over at the next look."""

@@ -1,8 +1,9 @@
 """Ask and answer: the two ends of a call."""
 
-from busmicro.rpc.client import Answers, CallOptions, Client
+from busmicro.rpc.client import Answers, Client
 from busmicro.rpc.handlers import DEFAULT_TIMEOUT, Endpoint, Endpoints
 from busmicro.rpc.monitor import HEALTH, STATS, Health, Monitor, Stats, iso
+from busmicro.rpc.remote import CallOptions
 from busmicro.rpc.server import RpcServer
 
 __all__ = [

@@ -1,9 +1,7 @@
 """The caller's end of a call.
 
-A call's way: `Client.call` → the composed wrappers → `_Remote.send`: encode, stamp headers, take a
+A call's way: `Client.call` → the composed wrappers → `Remote.send`: encode, stamp headers, take a
 reply slot, publish → the reply, decoded, or the error it carries, raised as the same class.
-
-What is fixed for an endpoint - subject, coders, chain - is made once and kept in a `_Remote`.
 """
 
 from __future__ import annotations
@@ -11,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast, overload
 
-from pydantic_core import from_json
-
 from busmicro.bus import Bus
-from busmicro.call import Call, Handler, Kind, Side, Spec, Wrapper, compose, current_call
-from busmicro.codecs import JSON, NOTHING, Coder, Coders
+from busmicro.call import Call, Kind, Side, Spec, Wrapper, compose, current_call
+from busmicro.codecs import Coders
 from busmicro.endpoint import (
+    EndpointOptions,
     Shape,
     Signature,
     label,
@@ -28,64 +25,17 @@ from busmicro.endpoint import (
     public_methods,
     read_signature,
 )
-from busmicro.errors import (
-    CallError,
-    CodecError,
-    DataLoss,
-    DeadlineExceeded,
-    Disconnected,
-    InvalidArgument,
-    NoResponders,
-    SetupError,
-    Unavailable,
-)
-from busmicro.headers import (
-    CALLER,
-    CONTENT_TYPE,
-    FIND_CONTENT_TYPE,
-    TRACE,
-    VERSION_LINE,
-    Headers,
-    encode_line,
-    encode_lines,
-    find,
-)
+from busmicro.errors import CallError, CodecError, InvalidArgument, SetupError, Unavailable
+from busmicro.headers import TRACE, Headers
 from busmicro.rpc.handlers import DEFAULT_TIMEOUT
-from busmicro.rpc.server import unknown_endpoint
-from busmicro.rpc.wire import ERROR_MARK, decode_error
+from busmicro.rpc.remote import CallOptions, Remote, ReplyDecoder, returned
 from busmicro.settings import Settings
-from busmicro.transport import Reply, check_endpoint, check_node, check_service
+from busmicro.transport import check_endpoint, check_service
 from busmicro.wrappers import Retry
 
 T = TypeVar("T")
 
 _MOST_REMOTES = 10_000
-_FIRST_WAIT, _LONGEST_WAIT = 0.02, 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallOptions:
-    """What a client assumes where a call does not say."""
-
-    timeout: float = DEFAULT_TIMEOUT
-    """Seconds for the whole call, attempts and pauses included; more than 0, at most 86,400."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """Sent with every call."""
-    content_type: str = ""
-    """How requests travel; empty for what suits their type (JSON, protobuf, raw bytes)."""
-    idempotent: bool = False
-    """Are calls safe to run twice? Then more failures are worth another try."""
-    wait_for_ready: bool = False
-    """Wait, within the timeout, for a connection and for a node, instead of failing at once."""
-    node: str = ""
-    """The id of the one node to ask; empty for any."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if not 0 < self.timeout <= 86_400:
-            raise SetupError(f"timeout={self.timeout}: say seconds, more than 0, at most 86,400")
-        if self.node:
-            check_node(self.node)
 
 
 class Answers(list[T], Generic[T]):
@@ -131,13 +81,13 @@ class Client:
         self._wrappers = tuple(wrappers)
         self._options = options
         self._caller = caller
-        self._remotes: dict[tuple[object, ...], _Remote] = {}
+        self._remotes: dict[tuple[object, ...], Remote] = {}
 
     @classmethod
     def on(cls, bus: Bus, *, wrappers: Sequence[Wrapper], caller: str) -> Self:
         """Make a client that uses somebody else's connection and does not close it."""
         client = cls.__new__(cls)
-        client._set_up(bus, with_default_retry(wrappers), CallOptions(), caller=caller)
+        client._set_up(bus, with_default_retry(wrappers), CallOptions(), caller=caller)  # noqa: SLF001 - its own class
         return client
 
     @property
@@ -188,7 +138,7 @@ class Client:
         changes = {name: value for name, value in given.items() if value is not None}
         other = Client.__new__(Client)
         options = replace(self._options, **changes)  # type: ignore[arg-type]
-        other._set_up(self._bus, self._wrappers, options, caller=self._caller)
+        other._set_up(self._bus, self._wrappers, options, caller=self._caller)  # noqa: SLF001 - its own class
         return other
 
     # --- calls ----------------------------------------------------------------------------------
@@ -255,7 +205,9 @@ class Client:
         key = (service, endpoint, type(message), returns, safe)
         remote = self._remotes.get(key)
         if remote is None:
-            remote = self._remote(service, endpoint, type(message), _returned(returns), safe)
+            remote = self._remote(
+                service, endpoint, type(message), returned(returns), idempotent=safe
+            )
             if len(self._remotes) >= _MOST_REMOTES:
                 self._remotes.clear()
             self._remotes[key] = remote
@@ -267,8 +219,9 @@ class Client:
         endpoint: str,
         message_type: object,
         reply: ReplyDecoder,
+        *,
         idempotent: bool,
-    ) -> _Remote:
+    ) -> Remote:
         try:
             name = (check_service(service), check_endpoint(endpoint))
             requests = Coders(message_type)
@@ -282,13 +235,13 @@ class Client:
             side=Side.CLIENT,
             idempotent=idempotent,
         )
-        remote = _Remote(self._bus, spec, coder, reply, self._options, self._caller)
+        remote = Remote(self._bus, spec, coder, reply, self._options, self._caller)
         remote.chain = compose(self._wrappers, remote.send)
         return remote
 
     def _start(
         self,
-        remote: _Remote,
+        remote: Remote,
         message: object,
         timeout: float | None,
         headers: Mapping[str, str] | None,
@@ -376,7 +329,7 @@ class Client:
                 continue
             options = options_of(function)
             endpoint = options.name or f"{cls.__name__}.{name}"
-            methods[name] = self._method(service, endpoint, signature, options.idempotent, options.timeout)
+            methods[name] = self._method(service, endpoint, signature, options)
         return cast("T", object.__new__(type(f"{cls.__name__}Stub", (cls,), methods)))
 
     def _method(
@@ -384,8 +337,7 @@ class Client:
         service: str,
         endpoint: str,
         signature: Signature,
-        idempotent: bool,
-        timeout: float | None,
+        options: EndpointOptions,
     ) -> object:
         reply = ReplyDecoder(Coders(signature.reply_type))
         remote = self._remote(
@@ -393,9 +345,9 @@ class Client:
             endpoint,
             signature.request_type,
             reply,
-            idempotent or self._options.idempotent,
+            idempotent=options.idempotent or self._options.idempotent,
         )
-        remote.timeout = timeout or remote.timeout
+        remote.timeout = options.timeout or remote.timeout
 
         if signature.request_type is None:
 
@@ -442,173 +394,3 @@ def _pass_on_trace(parent: Call, given: Headers | None) -> Headers | None:
                 given = Headers({}) if given is None else given
                 given.setdefault(name, value)
     return given
-
-
-class ReplyDecoder:
-    """Decodes replies of one type, by the content type that they say they have."""
-
-    def __init__(self, coders: Coders | None) -> None:
-        self._coders = coders
-        self._usual = NOTHING.decode if coders is None else coders.default.decode
-        if coders is not None and (json := coders.find("")) is not None:
-            self._usual = json.decode
-        if coders is None:
-            self._usual = _untyped_json
-
-    def decode(self, header: bytes, payload: bytes) -> object:
-        """Turn a reply into a message.
-
-        Raises:
-            DataLoss: It is not what this call expects.
-        """
-        try:
-            if not header:
-                return self._usual(payload)
-            content_type = find(header, header.lower(), FIND_CONTENT_TYPE).decode("utf-8", "replace")
-            if self._coders is not None:
-                return self._coders.require(content_type).decode(payload)
-            return _untyped(content_type, payload)
-        except CodecError as wrong:
-            raise DataLoss(
-                f"the reply is not what was expected: {wrong}", details=wrong.details
-            ) from wrong
-
-
-def _untyped_json(payload: bytes) -> object:
-    try:
-        return from_json(payload) if payload else None
-    except ValueError as wrong:
-        raise CodecError(f"not JSON: {wrong}; say returns=bytes to have it as it is") from wrong
-
-
-def _untyped(content_type: str, payload: bytes) -> object:
-    if not content_type or content_type.partition(";")[0].strip().lower() == JSON:
-        return _untyped_json(payload)
-    coder = Coders(object).find(content_type)
-    return payload if coder is None else coder.decode(payload)
-
-
-def _returned(returns: object) -> ReplyDecoder:
-    if returns is None:
-        return ReplyDecoder(None)
-    try:
-        return ReplyDecoder(Coders(returns))
-    except SetupError as wrong:
-        raise InvalidArgument(f"returns={returns!r}: {wrong}", not_run=True) from wrong
-
-
-class _Remote:
-    """An endpoint as a caller sees it: everything about it that no call changes."""
-
-    def __init__(
-        self,
-        bus: Bus,
-        spec: Spec,
-        coder: Coder,
-        reply: ReplyDecoder,
-        options: CallOptions,
-        caller: str,
-    ) -> None:
-        self.spec = spec
-        self.timeout = options.timeout
-        self.chain: Handler = self.send
-        self._bus = bus
-        self._encode = coder.encode
-        self._reply = reply
-        self._wait = options.wait_for_ready
-        subjects = bus.subjects
-        where = (
-            subjects.node(spec.service, options.node, spec.endpoint)
-            if options.node
-            else subjects.rpc(spec.service, spec.endpoint)
-        )
-        self._node = options.node
-        self._subject = where.encode()
-        self._cancel = subjects.cancel(spec.service).encode()
-        self.headers = dict(options.headers)
-        fixed = encode_line(CALLER, caller) if caller else b""
-        if coder.content_type != JSON:
-            fixed += encode_line(CONTENT_TYPE, coder.content_type)
-        self._block_start = VERSION_LINE + fixed
-        self._usual_lines = encode_lines(self.headers.items())
-
-    async def send(self, call: Call) -> object:
-        """Send the request once and return the reply; the innermost of every chain."""
-        deadline = call.deadline or time.monotonic() + self.timeout
-        try:
-            payload = self._encode(call.message)
-        except CodecError as wrong:
-            raise InvalidArgument(str(wrong), details=wrong.details, not_run=True) from wrong
-        lines = b""
-        if call.has_headers:
-            given = call.headers.items_by_name
-            same = given == self.headers  # then they are encoded already
-            lines = self._usual_lines if same else encode_lines(given.items())
-        try:
-            header, body = await self._request(payload, lines, deadline)
-        except (NoResponders, Disconnected) as nobody:
-            header, body = await self._elsewhere(payload, lines, deadline, nobody)
-        if header:
-            if ERROR_MARK in header:
-                raise decode_error(header, body, self.spec.service)
-            call.reply_headers = Headers(header)
-        return self._reply.decode(header, body)
-
-    def _request(self, payload: bytes, lines: bytes, deadline: float) -> Awaitable[Reply]:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded("no time was left to make the call", not_run=True)
-        return self._bus.replies.request(
-            self._subject,
-            payload,
-            b"%bBus-Timeout: %d\r\n%b\r\n" % (self._block_start, left * 1000 or 1, lines),
-            deadline=deadline,
-            abandon=self._cancel,
-        )
-
-    async def _elsewhere(
-        self, payload: bytes, lines: bytes, deadline: float, nobody: NoResponders | Disconnected
-    ) -> Reply:
-        """Deal with the rare cases: another subject, or a node that is still to come."""
-        if isinstance(nobody, NoResponders) and (found := await self._look_up(nobody)):
-            self._subject = found
-            return await self._request(payload, lines, deadline)
-        if self._wait and nobody.not_run:
-            return await self._patiently(payload, lines, deadline)
-        raise nobody
-
-    async def _patiently(self, payload: bytes, lines: bytes, deadline: float) -> Reply:
-        """Try until the connection is there and a node is there, or the time is up."""
-        pause = _FIRST_WAIT
-        while True:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_WAIT)
-            try:
-                return await self._request(payload, lines, deadline)
-            except (NoResponders, Disconnected) as nobody:
-                if not nobody.not_run or time.monotonic() + pause >= deadline:
-                    raise
-
-    async def _look_up(self, failure: NoResponders) -> bytes | None:
-        """Find out why nobody listens.
-
-        Returns:
-            Where the endpoint is to be found: services of other frameworks choose their own
-            subjects.
-
-        Raises:
-            Unimplemented: The service lives and does not have this endpoint.
-            Unavailable: It does have it, on a node that is not there any more.
-        """
-        spec = self.spec
-        subjects = await self._bus.discovery.lookup(spec.service)
-        if not subjects:
-            return None
-        subject = subjects.get(spec.endpoint)
-        if subject is None:
-            raise unknown_endpoint(spec.service, spec.endpoint, list(subjects)) from failure
-        if self._node or subject.encode() == self._subject:
-            raise Unavailable(
-                f"no node serves {failure.subject} any more", not_run=True
-            ) from failure
-        return subject.encode()

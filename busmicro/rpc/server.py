@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+
 from busmicro.bus import Bus
 from busmicro.call import Call, Handler, Wrapper, compose, enter_call
 from busmicro.codecs import JSON, Coder, Coders
@@ -54,6 +55,7 @@ log = logging.getLogger("busmicro.rpc")
 
 _LONGEST_TIMEOUT = 86_400.0
 _BUSY_FOR = 0.05
+
 
 class RpcServer:
     """The endpoints of one node, and the requests that run there."""
@@ -275,7 +277,7 @@ class _Request:
         self.key = b""
         self.task: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:
+    async def run(self) -> None:  # noqa: PLR0915 - the order of a request's life, in one place
         """Work the request through the chain and answer it."""
         self.started = True
         endpoint, server = self.binding.endpoint, self.binding.server
@@ -284,19 +286,9 @@ class _Request:
         try:
             content_type, timeout = self._read_header(endpoint)
             deadline = self.arrived + timeout
-            if time.monotonic() >= deadline:
-                raise DeadlineExceeded("the time ran out before the handler began", not_run=True)
+            _check_time(deadline)
             timer = server.timers.at(deadline, self._expire)
-            decoder = endpoint.requests.find(content_type)
-            if decoder is None:
-                raise _wrong_content_type(endpoint.requests, content_type)
-            call = Call.received(
-                endpoint.spec,
-                self.payload,
-                decoder.decode,
-                Headers(self.header),
-                deadline,
-            )
+            call = self._call(endpoint, content_type, deadline)
             enter_call(call)
             message = await self.binding.chain(call)
             encoder = endpoint.replies.find(content_type) or endpoint.replies.default
@@ -336,6 +328,13 @@ class _Request:
         content_type = find(header, lowered, FIND_CONTENT_TYPE)
         return content_type.decode("utf-8", "replace") if content_type else "", timeout
 
+    def _call(self, endpoint: Endpoint, content_type: str, deadline: float) -> Call:
+        decoder = endpoint.requests.find(content_type)
+        if decoder is None:
+            raise _wrong_content_type(endpoint.requests, content_type)
+        headers = Headers(self.header)
+        return Call.received(endpoint.spec, self.payload, decoder.decode, headers, deadline)
+
     def _encode(self, call: Call, encoder: Coder, message: object) -> tuple[bytes, bytes]:
         """Turn what the handler returned into payload and header block."""
         try:
@@ -364,6 +363,11 @@ class _Request:
             self.task.cancel()
             if not self.started:  # a task cancelled before its first step never reaches `finally`
                 self.binding.server.done(self)
+
+
+def _check_time(deadline: float) -> None:
+    if time.monotonic() >= deadline:
+        raise DeadlineExceeded("the time ran out before the handler began", not_run=True)
 
 
 def _wrong_content_type(coders: Coders, content_type: str) -> CallError:

@@ -109,5 +109,3 @@ def _code(headers: Headers) -> Code:
     except ValueError:
         number = headers.get(ERROR_CODE, "")
         return code_from_http(int(number) if number.isdigit() and len(number) <= 4 else 0)
-
-

@@ -17,7 +17,9 @@ from busmicro.errors import (
     Unauthenticated,
 )
 
-_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"\s]+)', re.I)
+_DENIED = re.compile(
+    r'permissions violation for (publish|subscription) to "([^"\s]+)', re.IGNORECASE
+)
 
 MAPPED: dict[type[Exception], type[BusmicroError]] = {
     nats.errors.AuthorizationError: Unauthenticated,
@@ -92,7 +94,9 @@ def explain(error: BaseException, url: str) -> BusmicroError:
             "BUSMICRO_TOKEN, BUSMICRO_NKEY_SEED or BUSMICRO_CREDS",
             not_run=True,
         )
-    return Disconnected(f"cannot reach NATS at {where}: {str(error) or type(error).__name__}", not_run=True)
+    return Disconnected(
+        f"cannot reach NATS at {where}: {str(error) or type(error).__name__}", not_run=True
+    )
 
 
 def hide_secrets(url: str) -> str:

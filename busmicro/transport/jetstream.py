@@ -220,6 +220,8 @@ class Entry:
 class Bucket:
     """A key-value bucket in memory, one value a key; `nats kv` reads it too.
 
+    `open` it before anything else, and again after `forget`.
+
     Args:
         jetstream: Where.
         name: Letters, digits, `_` and `-`.
@@ -231,6 +233,8 @@ class Bucket:
             raise SetupError(f"bucket name {name!r}: use letters, digits, _ and -")
         self.name = name
         self.stream = f"KV_{name}"
+        self.created = ""
+        """When it was made, empty if it is not there; another moment means another bucket."""
         self._jetstream = jetstream
         self._prefix = f"$KV.{name}."
         self._oldest = oldest
@@ -265,8 +269,10 @@ class Bucket:
         if info is None and create:
             info = await self._create()
         if info is None:
+            self.created = ""
             return False
         self._require_fit(info["config"])
+        self.created = str(info.get("created", ""))
         if "ts" in info:
             self._epoch = _seconds(info["ts"]) - asyncio.get_running_loop().time()
         self._bound = True

@@ -121,11 +121,29 @@ class NatsTransport:
         raise failure or Disconnected("no server is named in BUSMICRO_NATS_URL", not_run=True)
 
     async def _attempt(self, url: str) -> None:
+        """Make one nats-py client and one connection."""
         client = Client()
-        refused: list[BaseException] = []
+        is_plain = url.startswith(("ws://", "wss://"))
+        path = None if is_plain else self._fast_path()
+        if path is not None:
+            client._transport = path  # noqa: SLF001 - the one private name of nats-py
+        causes: list[BaseException] = []
+        try:
+            await self._connect_client(client, url, causes, is_plain=is_plain)
+        except BaseException as error:
+            if path is not None:
+                path.abort()
+            if not isinstance(error, Exception):
+                raise
+            causes.append(error)
+            raise explain(next(filter(is_refusal, causes), causes[0]), url) from error
+        await self._established(client, path)
 
+    async def _connect_client(
+        self, client: Client, url: str, causes: list[BaseException], *, is_plain: bool
+    ) -> None:
         async def on_error(error: Exception) -> None:
-            refused[:] = [error]
+            causes[:] = [error]
             log.debug("nats-py: %s", error)
             if is_plain:  # the fast path reads these off the wire itself
                 self._denied(str(error))
@@ -134,28 +152,15 @@ class NatsTransport:
             if client is self._client:
                 self._lost.set()
 
-        is_plain = url.startswith(("ws://", "wss://"))
-        path = None if is_plain else self._fast_path()
-        if path is not None:
-            client._transport = path  # noqa: SLF001 - the one private name of nats-py
-        try:
-            await client.connect(
-                url,
-                error_cb=on_error,
-                closed_cb=on_closed,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=0,
-                **self._options(),
-            )
-        except BaseException as error:
-            if path is not None:
-                path.abort()
-            if not isinstance(error, Exception):
-                raise
-            cause = next((e for e in (error, *refused) if is_refusal(e)), (*refused, error)[0])
-            raise explain(cause, url) from error
-        await self._established(client, path)
+        await client.connect(
+            url,
+            error_cb=on_error,
+            closed_cb=on_closed,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            **self._options(),
+        )
 
     def _options(self) -> dict[str, Any]:
         """Say with nats-py's words what the settings say."""
@@ -217,7 +222,10 @@ class NatsTransport:
         for message in held:
             self._publish_held(message)
         self._up.set()
-        log.debug("connected to %s", hide_secrets(str(client.connected_url and client.connected_url.geturl())))
+        log.debug(
+            "connected to %s",
+            hide_secrets(str(client.connected_url and client.connected_url.geturl())),
+        )
         for listener in self._listeners:
             listener.on_connected()
 
@@ -230,12 +238,11 @@ class NatsTransport:
     def _learn(self, client: Client) -> None:
         """Remember the cluster's other servers, so that one of them can take over."""
         secrets = client.connected_url
-        for url in client.discovered_servers:
-            if secrets is not None and secrets.username:
-                login = secrets.netloc.rpartition("@")[0]
-                url = url._replace(netloc=f"{login}@{url.netloc}")
-            if url.geturl() not in self._urls:
-                self._urls.append(url.geturl())
+        login = secrets.netloc.rpartition("@")[0] + "@" if secrets and secrets.username else ""
+        for found in client.discovered_servers:
+            url = found._replace(netloc=login + found.netloc).geturl()
+            if url not in self._urls:
+                self._urls.append(url)
 
     def _on_path_lost(self, path: FastPath) -> None:
         """Act at once, in the turn of the loop that saw the socket close."""

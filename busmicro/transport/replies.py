@@ -234,5 +234,3 @@ async def collect(
                 break
             found.append(reply)
     return found
-
-

@@ -87,10 +87,10 @@ class Subjects:
 def matches(pattern: str, subject: str) -> bool:
     """Tell whether a subject falls under a pattern with `*` and `>`."""
     wanted, given = pattern.split("."), subject.split(".")
-    for at, token in enumerate(wanted):
-        if token == ">":
+    for at, part in enumerate(wanted):
+        if part == ">":
             return len(given) > at
-        if at >= len(given) or token not in ("*", given[at]):
+        if at >= len(given) or part not in ("*", given[at]):
             return False
     return len(wanted) == len(given)
 

@@ -128,7 +128,7 @@ class PlainPath:
 
     async def drained(self) -> None:
         """Return when the queue is less than half full."""
-        while not self.writable and not self._client.is_closed:
+        while not self.writable and not self._client.is_closed:  # noqa: ASYNC110 - qsize has no event
             await asyncio.sleep(0.001)
 
     async def stop(self) -> None:

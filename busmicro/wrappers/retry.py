@@ -109,9 +109,7 @@ class Retry:
             tried.deadline = min(call.deadline, now + max(share, _SHORTEST_ATTEMPT))
         return tried
 
-    def _pause(
-        self, call: Call, failure: CallError, attempt: int, budget: Budget
-    ) -> float | None:
+    def _pause(self, call: Call, failure: CallError, attempt: int, budget: Budget) -> float | None:
         """Decide: the seconds to wait before the next attempt, or None to give up."""
         if not self._is_safe(call, failure) or not budget.failed() or attempt >= self._attempts:
             return None

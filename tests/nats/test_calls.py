@@ -8,7 +8,6 @@ import logging
 import time
 from dataclasses import dataclass
 
-
 import nats
 import pytest
 from google.protobuf.struct_pb2 import Struct
@@ -590,7 +589,7 @@ async def test_full_node_answers_resource_exhausted_at_once(busmicro_server):
         loop = asyncio.get_running_loop()
         held = [loop.create_task(client.call("greeter", "sleep", 1.0)) for _ in range(10)]
         async with asyncio.timeout(2):
-            while service._life._server.running < 10:
+            while service._life.server.running < 10:
                 await asyncio.sleep(0.001)
         began = time.perf_counter()
 
@@ -635,6 +634,56 @@ async def test_service_that_calls_itself_does_not_deadlock(busmicro_client, busm
     await busmicro_start(b)
 
     assert await busmicro_client.call("a", "start") == "aba"
+
+
+async def test_running_handler_can_still_call_others_while_its_service_stops(
+    busmicro_server, busmicro_client
+):
+    """A request taken before the stop finishes, calls to other services included."""
+    other, service = Service("other"), Service("stopping")
+    began = asyncio.Event()
+
+    @other.rpc
+    async def name() -> str:
+        return "other"
+
+    @service.rpc
+    async def work() -> object:
+        began.set()
+        await asyncio.sleep(0.2)
+        return await service.client.call("other", "name")
+
+    await other.start(url=busmicro_server.url)
+    await service.start(url=busmicro_server.url)
+    call = asyncio.get_running_loop().create_task(busmicro_client.call("stopping", "work"))
+    await began.wait()
+
+    await service.stop()
+
+    assert await call == "other"
+    await other.stop()
+
+
+async def test_message_without_a_reply_subject_is_dropped(
+    busmicro_server, busmicro_client, busmicro_start
+):
+    """A message that nobody could be answered for runs nothing and harms nothing."""
+    ran = []
+    service = Service("quiet")
+
+    @service.rpc
+    async def run() -> None:
+        ran.append(1)
+
+    await busmicro_start(service)
+    raw = await nats.connect(busmicro_server.url)
+
+    await raw.publish("rpc.quiet.run", b"")
+    await raw.flush()
+
+    await busmicro_client.call("quiet", "Debug.Health")
+    assert not ran
+    await raw.close()
 
 
 # --- reply subjects -------------------------------------------------------------------------------

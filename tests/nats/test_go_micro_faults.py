@@ -249,7 +249,7 @@ async def test_fault_12_stopping_finishes_what_runs(busmicro_server, busmicro_cl
     loop = asyncio.get_running_loop()
     calls = [loop.create_task(busmicro_client.call("careful", "work")) for _ in range(50)]
     async with asyncio.timeout(2):
-        while service._life._server.running < 50:
+        while service._life.server.running < 50:
             await asyncio.sleep(0.001)
 
     await service.stop()
@@ -273,7 +273,7 @@ async def test_fault_13_handler_outlives_silence_on_the_connection(server):
 
 
 async def test_fault_14_service_answers_again_after_nats_was_restarted(server: NatsServer):
-    """A restart of NATS leaves nobody deaf: service, client and registry come back by themselves."""
+    """A restart of NATS leaves nobody deaf: service, client and registry come back."""
     service = Service("lasting", url=server.url)
 
     @service.rpc

@@ -1,0 +1,5 @@
+"""`python -m busmicro`: the command line."""
+
+from busmicro.cli import main
+
+main()

@@ -85,7 +85,7 @@ async def serve_faststream(url: str) -> None:
     await broker.start()
 
 
-async def serve_grpc(_url: str) -> None:
+async def serve_grpc(_url: str) -> object:
     import grpc
 
     async def hello(payload: bytes, _context) -> bytes:
@@ -97,6 +97,7 @@ async def serve_grpc(_url: str) -> None:
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("bench", handlers)])
     server.add_insecure_port(f"127.0.0.1:{GRPC_PORT}")
     await server.start()
+    return server
 
 
 # --- clients: each opens what it needs on a stack and returns the function to call ----------------
@@ -208,9 +209,10 @@ def run_in_loop(work: Awaitable[object]) -> object:
 
 
 async def serve(name: str, url: str) -> None:
-    await CONTENDERS[name][0](url)
+    kept = await CONTENDERS[name][0](url)
     print("ready", flush=True)
     await asyncio.sleep(3600)
+    del kept  # grpc.aio stops a server that nobody holds
 
 
 def start_server(name: str, url: str) -> subprocess.Popen[bytes]:

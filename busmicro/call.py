@@ -95,28 +95,21 @@ class Call:
         *,
         headers: Headers | None = None,
         deadline: float | None = None,
+        payload: bytes = b"",
+        decode: Decode | None = None,
     ) -> None:
+        """Make one; with `decode` given, `message` is what it makes of `payload`."""
         self.spec = spec
         """What is called."""
         self.deadline = deadline
         """When it must be over, in seconds of `Clock.now`; None for no limit."""
-        self.payload = b""
+        self.payload = payload
         """The message as it came in; empty at the client's side."""
         self._message = message
-        self._decode: Decode | None = None
+        self._decode = decode
         self._headers = headers
         self._reply_headers: Headers | None = None
         self._taps: list[Tap] | None = None
-
-    @classmethod
-    def received(
-        cls, spec: Spec, payload: bytes, decode: Decode, headers: Headers, deadline: float
-    ) -> Call:
-        """Make the call of a message that has arrived and is not decoded yet."""
-        call = cls(spec, headers=headers, deadline=deadline)
-        call.payload = payload
-        call._decode = decode
-        return call
 
     @property
     def message(self) -> object:
@@ -175,12 +168,12 @@ class Call:
 
     def copy(self) -> Call:
         """Make another try at the same exchange: own headers and taps, same message."""
-        headers = None if self._headers is None else self._headers.copy()
-        other = Call(self.spec, self._message, headers=headers, deadline=self.deadline)
-        if self._decode is not None:
-            other.payload, other._decode = self.payload, self._decode
-        if self._taps is not None:
-            other._taps = list(self._taps)
+        other = Call.__new__(Call)  # every retried call pays for this: no call of __init__
+        other.spec, other.deadline, other.payload = self.spec, self.deadline, self.payload
+        other._message, other._decode = self._message, self._decode
+        other._headers = None if self._headers is None else self._headers.copy()
+        other._reply_headers = None
+        other._taps = None if self._taps is None else list(self._taps)
         return other
 
     def __repr__(self) -> str:

@@ -130,11 +130,6 @@ def find(block: bytes, lowered: bytes, name: bytes) -> bytes:
     return block[at : block.find(b"\r\n", at)].strip()
 
 
-def timeout_ms(value: bytes) -> int | None:
-    """Read the milliseconds a caller has left; None for what is no such number."""
-    return int(value) if value.isdigit() and len(value) <= 10 else None
-
-
 class Headers(MutableMapping[str, str]):
     """Header names and values; `headers["bus-caller"]` finds `Bus-Caller`."""
 
@@ -158,8 +153,10 @@ class Headers(MutableMapping[str, str]):
 
     def copy(self) -> Headers:
         """Make another one; changing it leaves this one alone."""
-        items = self._items
-        return Headers(self._block if items is None else items)
+        other = Headers.__new__(Headers)
+        other._block = self._block
+        other._items = None if self._items is None else self._items.copy()
+        return other
 
     def _stored_name(self, name: str) -> str | None:
         items = self.items_by_name

@@ -19,14 +19,13 @@ from busmicro.errors import (
 FAILED, USAGE, NO_SERVER, TIME_IS_UP = 1, 2, 3, 124
 
 _HINTS = {
-    Code.INVALID_ARGUMENT: "busmicro describe {origin}",
-    Code.UNIMPLEMENTED: "busmicro describe {origin}",
-    Code.DEADLINE_EXCEEDED: "--timeout with more seconds, or: busmicro health {origin}",
+    Code.INVALID_ARGUMENT: "busmicro describe {service}",
+    Code.UNIMPLEMENTED: "busmicro describe {service}",
+    Code.DEADLINE_EXCEEDED: "--timeout with more seconds, or: busmicro health {service}",
     Code.UNAVAILABLE: "busmicro services",
-    Code.NOT_FOUND: "",
-    Code.INTERNAL: "the log of {origin}: it has the whole story",
+    Code.INTERNAL: "the log of {service}: it has the whole story",
     Code.DATA_LOSS: "--raw, to see what came",
-    Code.RESOURCE_EXHAUSTED: "again later, or: busmicro stats {origin}",
+    Code.RESOURCE_EXHAUSTED: "again later, or: busmicro stats {service}",
 }
 
 
@@ -39,12 +38,13 @@ def exit_code(failure: BusmicroError) -> int:
     return USAGE if isinstance(failure, SetupError) else FAILED
 
 
-def report(failure: Exception, *, hint: str = "") -> int:
+def report(failure: Exception, *, hint: str = "", service: str = "") -> int:
     """Say what went wrong and return the exit code.
 
     Args:
         failure: Anything that busmicro raises on purpose.
         hint: The next command to try, where more is known than the failure tells.
+        service: Who was asked, if the failure does not say who it comes from.
 
     Raises:
         Exception: The failure itself, if it is nobody's purpose: a fault of busmicro.
@@ -52,7 +52,7 @@ def report(failure: Exception, *, hint: str = "") -> int:
     if isinstance(failure, Disconnected):
         _report_disconnected(failure)
     elif isinstance(failure, CallError):
-        _report_call(failure, hint)
+        _report_call(failure, hint, failure.origin or service)
     elif isinstance(failure, ServerFailed):
         what, _, why = str(failure).partition("; its log ends:\n")
         complain(what, *why.splitlines()[-3:], hint=hint or "another --port")
@@ -69,12 +69,12 @@ def _report_disconnected(failure: Disconnected) -> None:
     complain(what, why or "the connection is down", hint="busmicro server")
 
 
-def _report_call(failure: CallError, hint: str) -> None:
+def _report_call(failure: CallError, hint: str, service: str) -> None:
     at = f" [{failure.origin}]" if failure.origin else ""
     what, _, why = failure.message.partition(": ")
-    reasons = [*filter(None, [why]), *map(_detail, failure.details)]
+    reasons = [_detail(detail) for detail in failure.details] or [*filter(None, [why])]
     if not hint and not isinstance(failure, Unauthenticated):
-        hint = _HINTS.get(failure.code, "").format(origin=failure.origin or "SERVICE")
+        hint = _HINTS.get(failure.code, "").format(service=service or "SERVICE")
     complain(f"{failure.code.value}: {what}{at}", *reasons, hint=hint)
 
 
@@ -83,4 +83,6 @@ def _detail(detail: object) -> str:
     if isinstance(detail, dict) and isinstance(detail.get("problem"), str):
         where = detail.get("field")
         return f"{where}: {detail['problem']}" if where else str(detail["problem"])
-    return detail if isinstance(detail, str) else json.dumps(detail, ensure_ascii=False, default=repr)
+    return (
+        detail if isinstance(detail, str) else json.dumps(detail, ensure_ascii=False, default=repr)
+    )

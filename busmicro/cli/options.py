@@ -50,7 +50,7 @@ def given() -> Given:
 
 
 def _of(context: click.Context) -> Given:
-    found = context.find_root().ensure_object(Given)
+    found: Given = context.find_root().ensure_object(Given)
     return found
 
 
@@ -68,7 +68,7 @@ def _show_version(context: click.Context, _parameter: click.Parameter, value: ob
         context.exit()
 
 
-def _option(*names: str, help: str, **more: Any) -> click.Option:  # noqa: A002, ANN401 - click's words
+def _option(*names: str, help: str, **more: Any) -> click.Option:  # noqa: A002 - click's words
     return click.Option(names, help=help, expose_value=False, callback=_keep, **more)
 
 
@@ -110,7 +110,7 @@ def add_global_options(function: C) -> C:
 class Verb(click.Command):
     """A command that takes the global options too, without listing them in its help again."""
 
-    def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401 - click's signature
+    def __init__(self, *args: Any, **more: Any) -> None:
         epilog = "Global options may stand here too: see `busmicro --help`."
         super().__init__(*args, **{"epilog": epilog, **more})
         taken = {name for own in self.params for name in own.opts}

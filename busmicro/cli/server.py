@@ -19,7 +19,9 @@ _LOOK_EVERY = 0.5
 
 @verb("server")
 @click.option("--port", type=click.IntRange(1, 65535), default=4222, show_default=True)
-@click.option("--store", type=click.Path(path_type=Path, file_okay=False), help="Keep streams here.")
+@click.option(
+    "--store", type=click.Path(path_type=Path, file_okay=False), help="Keep streams here."
+)
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="Its settings.")
 @click.option("--no-jetstream", is_flag=True, help="Without streams and key-value stores.")
 def server(port: int, store: Path | None, config: Path | None, *, no_jetstream: bool) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from busmicro.cli.complete import visible
 from busmicro.cli.connection import connected
+from busmicro.cli.find import visible
 from busmicro.cli.options import given, verb
 from busmicro.cli.output import print_json, print_table
 from busmicro.cli.words import note

@@ -52,8 +52,10 @@ from busmicro.transport import (
 MAX_HEARTBEAT_BYTES: Final = 512
 DESCRIPTION_TTL: Final = 3600.0
 RESYNC_EVERY: Final = 60.0
-RETURN_GRACE: Final = 4.0
+RETURN_GRACE: Final = 3.0
 """Seconds after a lost connection that others get to say they are there."""
+SETTLE: Final = 2.0
+"""Seconds for which word of mouth beats a snapshot, which may be read before it is written."""
 _FIRST_RETRY: Final = 0.25
 _GOOD_BYE: Final = 2.0
 """Seconds that a good-bye may take; a registry that hangs must not keep a service from stopping."""
@@ -198,6 +200,7 @@ class _Follower:
         self._subscription: Subscription | None = None
         self._sync_at = 0.0
         self._created = ""
+        self._connected_at = 0.0
         self._trusted = False
         self._syncing = asyncio.Lock()
         self._tasks = Tasks()
@@ -259,12 +262,12 @@ class _Follower:
             self._sync_at = self._clock.now() + 1.0
 
     async def _sync(self) -> None:
-        asked = self._clock.now()
+        since = max(self._clock.now() - SETTLE, self._connected_at)
         self._fresh.clear()
         entries = await self._entries()
         seen = self._reader.sightings(entries, self._clock.now())
         is_new = self._bucket.created != self._created  # then whoever is missing has yet to write
-        self.view.compare(seen, asked=asked, grace=RETURN_GRACE if is_new else 0.0)
+        self.view.compare(seen, since=since, grace=RETURN_GRACE if is_new else 0.0)
         self._created = self._bucket.created
         self.descriptions = {**self._reader.descriptions(entries), **self._fresh}
         self._trusted = True
@@ -283,6 +286,7 @@ class _Follower:
 
     def on_connected(self) -> None:
         """Take a snapshot now."""
+        self._connected_at = self._clock.now()
         self._tasks.spawn(self.sync(), name="busmicro registry snapshot")
 
 
@@ -306,6 +310,7 @@ class KvRegistry:
         replies: Where answers arrive.
         namespace: Registries of different namespaces do not see one another.
         ttl: Seconds of silence after which a node of this process is gone, 1 or more.
+        description_ttl: Seconds that a description is kept after its last use.
         clock: Tells time and waits.
         running: Tells how many requests this process works on now.
     """
@@ -317,6 +322,7 @@ class KvRegistry:
         *,
         namespace: str = "",
         ttl: float = 30.0,
+        description_ttl: float = DESCRIPTION_TTL,
         clock: Clock = SYSTEM_CLOCK,
         running: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -325,11 +331,12 @@ class KvRegistry:
                 f"registry_ttl is {ttl} s; NATS counts whole seconds, so 1 is the least"
             )
         self.jetstream = JetStream(transport, replies)
-        self.bucket = Bucket(self.jetstream, bucket_name(namespace), oldest=DESCRIPTION_TTL)
+        self.bucket = Bucket(self.jetstream, bucket_name(namespace), oldest=description_ttl)
         self.running = running
         """Tells how many requests this process works on now."""
         self._transport = transport
         self._ttl = ttl
+        self._description_ttl = description_ttl
         self._clock = clock
         self._reader = _Reader()
         self._own: dict[tuple[str, str], _Own] = {}
@@ -455,12 +462,13 @@ class KvRegistry:
         """Make sure that the description is there and stays there until the next look."""
         key = f"service.{own.node.service}.{own.digest}"
         known = await self.bucket.get(key)
-        age = known.age if known is not None else DESCRIPTION_TTL
-        if age >= DESCRIPTION_TTL / 3:
+        third = self._description_ttl / 3
+        age = known.age if known is not None else third
+        if age >= third:
             payload = encode_description(own.description, self._transport.max_payload_bytes // 2)
-            await self.bucket.put(key, payload, ttl=DESCRIPTION_TTL)
+            await self.bucket.put(key, payload, ttl=self._description_ttl)
             age = 0.0
-        own.described_until = self._clock.now() + max(DESCRIPTION_TTL / 3 - age, self._ttl)
+        own.described_until = self._clock.now() + max(third - age, self._ttl)
 
     async def deregister(self, node: Node) -> None:
         """Make a node unknown at once; see `Registry.deregister`."""

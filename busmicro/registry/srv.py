@@ -58,6 +58,7 @@ STALL: Final = 0.1
 """Seconds without a further answer after which everybody is taken to have answered."""
 LOOKUP_FOR: Final = 0.05
 _RETURN_GRACE: Final = 3.0
+_GOOD_BYE: Final = 2.0
 _OURS: Final = "busmicro."
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -394,7 +395,7 @@ class SrvRegistry:
         if not self._release((node.service, node.id)):
             return
         try:
-            await self._transport.barrier()
+            await self._transport.barrier(timeout=_GOOD_BYE)
         except BusmicroError as failure:
             log.debug("deregistered without a connection: %s", failure)
 

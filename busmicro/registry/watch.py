@@ -16,8 +16,6 @@ from busmicro.clock import Clock
 from busmicro.registry.base import Change, ChangeKind, Node, is_news
 
 MOST_BEHIND: Final = 1000
-SETTLE: Final = 2.0
-"""Seconds for which word of mouth beats a snapshot, which may be read before it is written."""
 
 Key: TypeAlias = tuple[str, str]
 """Service and node id."""
@@ -92,37 +90,31 @@ class LiveView:
         self._left[service, node] = self._clock.now()
         self._drop((service, node))
 
-    def compare(self, snapshot: Iterable[Sighting], *, asked: float, grace: float = 0.0) -> None:
+    def compare(self, snapshot: Iterable[Sighting], *, since: float, grace: float = 0.0) -> None:
         """Take over what a snapshot says, unless something newer has been heard.
 
         Args:
             snapshot: Everyone who is there; `heard` by this clock.
-            asked: When it was asked for, by the clock.
+            since: What was heard after this moment, by the clock, is newer.
             grace: Seconds that those who are missing get to be heard of; 0 removes them.
         """
         present: set[Key] = set()
         for sighting in snapshot:
             key = (sighting.node.service, sighting.node.id)
             present.add(key)
-            if not self._is_outdated(key, sighting, asked):
+            if not self._is_outdated(key, sighting, since):
                 self.put(sighting.node, sighting.ttl, age=self._clock.now() - sighting.heard)
-        for key in [k for k in self._seen if k not in present]:
-            self._missing(key, asked, grace)
+        for key in [k for k, s in self._seen.items() if k not in present and s.heard <= since]:
+            if grace:
+                self._seen[key].expires = self._clock.now() + grace
+            else:
+                self._drop(key)
 
-    def _is_outdated(self, key: Key, sighting: Sighting, asked: float) -> bool:
-        if self._left.get(key, float("-inf")) > asked - SETTLE:
+    def _is_outdated(self, key: Key, sighting: Sighting, since: float) -> bool:
+        if self._left.get(key, float("-inf")) > since:
             return True
         known = self._seen.get(key)
         return known is not None and known.heard > sighting.heard
-
-    def _missing(self, key: Key, asked: float, grace: float) -> None:
-        sighting = self._seen[key]
-        if sighting.heard > asked - SETTLE:
-            return
-        if grace:
-            sighting.expires = self._clock.now() + grace
-        else:
-            self._drop(key)
 
     def expire(self) -> None:
         """Take those to be gone who have been silent for too long."""

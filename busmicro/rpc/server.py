@@ -38,11 +38,9 @@ from busmicro.headers import (
     Headers,
     encode_lines,
     find,
-    timeout_ms,
 )
 from busmicro.rpc.handlers import Endpoint, Endpoints, invoker
 from busmicro.rpc.wire import encode_error
-from busmicro.timers import Timer
 from busmicro.transport import (
     QUEUE_GROUP,
     ReplyPolicy,
@@ -55,6 +53,7 @@ log = logging.getLogger("busmicro.rpc")
 
 _LONGEST_TIMEOUT = 86_400.0
 _BUSY_FOR = 0.05
+_MOST_DIGITS = 10
 
 
 class RpcServer:
@@ -155,18 +154,7 @@ class RpcServer:
 
     def admit(self, reply: bytes) -> bool:
         """Decide whether a request gets a task; where not, say why to whoever may be told."""
-        if not reply:
-            log.debug("a request without a reply subject was dropped: nobody could be answered")
-            return False
-        if not self.replies_allowed.allows(reply):
-            self.refused_replies += 1
-            if self.refused_replies & (self.refused_replies - 1) == 0:  # the 1st, 2nd, 4th, 8th, …
-                log.warning(
-                    "a request asked for its answer on %r, where this service must not publish "
-                    "for others; dropped (%d so far)",
-                    reply.decode("utf-8", "replace"),
-                    self.refused_replies,
-                )
+        if reply[:7] != b"_INBOX." and not self._may_answer(reply):
             return False
         if self._stopped:
             self.answer_error(reply, Unavailable(f"{self._service} is stopping", not_run=True))
@@ -180,6 +168,22 @@ class RpcServer:
                     not_run=True,
                 ),
             )
+            return False
+        return True
+
+    def _may_answer(self, reply: bytes) -> bool:
+        if not reply:
+            log.debug("a request without a reply subject was dropped: nobody could be answered")
+            return False
+        if not self.replies_allowed.allows(reply):
+            self.refused_replies += 1
+            if self.refused_replies & (self.refused_replies - 1) == 0:  # the 1st, 2nd, 4th, 8th, …
+                log.warning(
+                    "a request asked for its answer on %r, where this service must not publish "
+                    "for others; dropped (%d so far)",
+                    reply.decode("utf-8", "replace"),
+                    self.refused_replies,
+                )
             return False
         return True
 
@@ -259,6 +263,7 @@ class _Request:
         "arrived",
         "binding",
         "header",
+        "is_set",
         "key",
         "payload",
         "reply",
@@ -273,6 +278,7 @@ class _Request:
         self.payload = payload
         self.arrived = time.monotonic()
         self.answered = False
+        self.is_set = False
         self.started = False
         self.key = b""
         self.task: asyncio.Task[None] | None = None
@@ -281,13 +287,12 @@ class _Request:
         """Work the request through the chain and answer it."""
         self.started = True
         endpoint, server = self.binding.endpoint, self.binding.server
-        timer: Timer | None = None
         error = ""
         try:
             content_type, timeout = self._read_header(endpoint)
             deadline = self.arrived + timeout
             _check_time(deadline)
-            timer = server.timers.at(deadline, self._expire)
+            server.timers.set(self, deadline)
             call = self._call(endpoint, content_type, deadline)
             enter_call(call)
             message = await self.binding.chain(call)
@@ -309,10 +314,10 @@ class _Request:
             log.exception("%s.%s failed outside its handler", endpoint.spec.service, endpoint.name)
             self._answer_error(Internal("the service failed; its log says why"))
         finally:
-            if timer is not None:
-                server.timers.drop(timer)
+            server.timers.drop(self)
             endpoint.figures.count(time.monotonic() - self.arrived, error)
             server.done(self)
+            self.task, self.payload, self.header = None, b"", b""
 
     def _read_header(self, endpoint: Endpoint) -> tuple[str, float]:
         """Find content type and seconds allowed; most requests carry nothing else."""
@@ -320,11 +325,13 @@ class _Request:
         if not header:
             return "", endpoint.timeout
         lowered = header.lower()
-        left = find(header, lowered, FIND_TIMEOUT)
-        ms = timeout_ms(left) if left else None
-        if left and ms is None:
-            raise InvalidArgument(f"Bus-Timeout: {left.decode('utf-8', 'replace')!r} is no number")
-        timeout = endpoint.timeout if ms is None else min(ms / 1000, _LONGEST_TIMEOUT)
+        timeout = endpoint.timeout
+        if left := find(header, lowered, FIND_TIMEOUT):
+            if not left.isdigit() or len(left) > _MOST_DIGITS:
+                raise InvalidArgument(
+                    f"Bus-Timeout: {left.decode('utf-8', 'replace')!r} is no number"
+                )
+            timeout = min(int(left) / 1000, _LONGEST_TIMEOUT)
         content_type = find(header, lowered, FIND_CONTENT_TYPE)
         return content_type.decode("utf-8", "replace") if content_type else "", timeout
 
@@ -332,8 +339,13 @@ class _Request:
         decoder = endpoint.requests.find(content_type)
         if decoder is None:
             raise _wrong_content_type(endpoint.requests, content_type)
-        headers = Headers(self.header)
-        return Call.received(endpoint.spec, self.payload, decoder.decode, headers, deadline)
+        return Call(
+            endpoint.spec,
+            headers=Headers(self.header),
+            deadline=deadline,
+            payload=self.payload,
+            decode=decoder.decode,
+        )
 
     def _encode(self, call: Call, encoder: Coder, message: object) -> tuple[bytes, bytes]:
         """Turn what the handler returned into payload and header block."""
@@ -351,7 +363,8 @@ class _Request:
             self.answered = True
             self.binding.server.answer_error(self.reply, error)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Tell the caller that the time is up, and cancel the handler."""
         self.end(DeadlineExceeded("the handler did not finish in time"))
 
     def end(self, told: CallError | None) -> None:

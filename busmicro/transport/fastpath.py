@@ -105,6 +105,8 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
         self.waiting_bytes = 0
         self._drained = asyncio.Event()
         self._drained.set()
+        self.writable = True
+        """Is less than the high-water mark waiting in the loop's buffer?"""
         self._buf = b""
         self._pieces: list[bytes] = []
         self._missing = 0
@@ -159,11 +161,6 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
             self._wire.write(out[0] if len(out) == 1 else b"".join(out))
             if not self._drained.is_set():  # the bytes lie in the loop's buffer, and still count
                 self.waiting_bytes = self._wire.get_write_buffer_size()
-
-    @property
-    def writable(self) -> bool:
-        """Is less than the high-water mark waiting in the loop's buffer?"""
-        return self._drained.is_set()
 
     async def drained(self) -> None:
         """Return when the loop's buffer has emptied, or the connection is gone."""
@@ -273,6 +270,7 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
             self._reader.feed_eof()
         else:
             self._reader.set_exception(exc)
+        self.writable = True
         self._drained.set()
         for pong in self._pongs:
             if pong is not None and not pong.done():
@@ -285,10 +283,12 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Note that the server does not keep up."""
+        self.writable = False
         self._drained.clear()
 
     def resume_writing(self) -> None:
         """Note that it does again."""
+        self.writable = True
         self._drained.set()
         self.waiting_bytes = 0
 

@@ -63,7 +63,10 @@ class NatsTransport:
         self.max_payload_bytes = DEFAULT_MAX_PAYLOAD_BYTES
         # The path's own method while the connection is up: one call less for each message.
         self.publish: Publish = self._hold
+        self.connected = False
+        """Is it up now?"""
         self.reconnects = 0
+        """How often it was lost and made again."""
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -221,6 +224,7 @@ class NatsTransport:
         held, self._held, self._held_bytes = self._held, [], 0
         for message in held:
             self._publish_held(message)
+        self.connected = True
         self._up.set()
         log.debug(
             "connected to %s",
@@ -254,6 +258,7 @@ class NatsTransport:
         if not self._up.is_set():
             return
         self._up.clear()
+        self.connected = False
         self.publish = self._hold
         for listener in self._listeners:
             listener.on_disconnected()
@@ -313,11 +318,6 @@ class NatsTransport:
             self._lost.set()
 
     # --- what Transport promises ----------------------------------------------------------------
-
-    @property
-    def connected(self) -> bool:
-        """Is it up now?"""
-        return self._up.is_set()
 
     async def wait_connected(self) -> None:
         """Return when it is up."""

@@ -11,7 +11,6 @@ import itertools
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TypeAlias
 
 from busmicro.errors import (
@@ -31,6 +30,24 @@ Reply: TypeAlias = tuple[bytes, bytes]
 OnReply: TypeAlias = Callable[[Reply], None]
 
 
+class _Slot:
+    """One reply that is awaited."""
+
+    __slots__ = ("future", "is_set", "subject")
+
+    def __init__(self, subject: bytes) -> None:
+        self.subject = subject
+        self.future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.is_set = False
+
+    def fail(self, error: BusmicroError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def expire(self) -> None:
+        self.fail(DeadlineExceeded(f"no reply from {self.subject.decode()} in time"))
+
+
 class Replies:
     """The replies that this process waits for."""
 
@@ -44,7 +61,7 @@ class Replies:
         self._prefix = self.inbox.encode() + b"."
         self._token_at = len(self._prefix)
         self._tokens = itertools.count()
-        self._slots: dict[bytes, tuple[asyncio.Future[Reply], bytes]] = {}
+        self._slots: dict[bytes, _Slot] = {}
         self._many: dict[bytes, OnReply] = {}
 
     def __len__(self) -> int:
@@ -97,18 +114,18 @@ class Replies:
         if not transport.writable:
             await transport.drained()
         token = b"%x" % next(self._tokens)
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         transport.publish(subject, payload, self._prefix + token, header)
-        self._slots[token] = (future, subject)
-        timer = self._timers.at(deadline, partial(self._expire, token))
+        slot = self._slots[token] = _Slot(subject)
+        self._timers.set(slot, deadline)
         try:
-            return await future
+            return await slot.future
         except (DeadlineExceeded, asyncio.CancelledError):
             if abandon and transport.connected:
                 transport.publish(abandon, self._prefix + token)
             raise
         finally:
-            self._timers.drop(timer)
+            self._timers.drop(slot)
+            del slot.future
             self._slots.pop(token, None)
 
     async def ask(
@@ -142,22 +159,13 @@ class Replies:
             if (on_reply := self._many.get(token)) is not None:
                 on_reply((header, payload))
             return  # else a late reply, to somebody who has gone
-        future, asked = slot
+        future = slot.future
         if future.done():
             return
         if not payload and header.startswith(NO_RESPONDERS):
-            future.set_exception(NoResponders(asked.decode()))
+            future.set_exception(NoResponders(slot.subject.decode()))
         else:
             future.set_result((header, payload))
-
-    def _expire(self, token: bytes) -> None:
-        slot = self._slots.pop(token, None)
-        if slot is not None and not slot[0].done():
-            slot[0].set_exception(DeadlineExceeded(f"no reply from {slot[1].decode()} in time"))
-
-    def _fail(self, slot: tuple[asyncio.Future[Reply], bytes], error: BusmicroError) -> None:
-        if not slot[0].done():
-            slot[0].set_exception(error)
 
     # --- Listener -------------------------------------------------------------------------------
 
@@ -168,19 +176,15 @@ class Replies:
         """Fail whatever is under way: its replies will not come."""
         slots, self._slots = self._slots, {}
         for slot in slots.values():
-            self._fail(
-                slot,
-                Disconnected("the connection to NATS dropped during the call", not_run=False),
-            )
+            slot.fail(Disconnected("the connection to NATS dropped during the call", not_run=False))
 
     def on_publish_denied(self, subject: str) -> None:
         """Fail the requests that the server has just refused."""
         for slot in tuple(self._slots.values()):
-            asked = slot[1].decode()
+            asked = slot.subject.decode()
             if asked.casefold() == subject.casefold():
-                self._fail(
-                    slot,
-                    PermissionDenied(f"NATS does not permit publishing to {asked}", not_run=True),
+                slot.fail(
+                    PermissionDenied(f"NATS does not permit publishing to {asked}", not_run=True)
                 )
 
 

@@ -34,6 +34,8 @@ class Process:
     """One process on the bus, as far as its registry is concerned."""
 
     registry: Registry
+    ttl = TTL
+    """Seconds of silence after which its nodes are gone."""
 
     async def die(self) -> None:
         """End without a good-bye."""
@@ -51,8 +53,10 @@ class Process:
 
 
 class MemoryProcess(Process):
+    ttl = 0.2
+
     def __init__(self, peer: MemoryRegistry) -> None:
-        self.registry: MemoryRegistry = MemoryRegistry(ttl=TTL, peer=peer)
+        self.registry: MemoryRegistry = MemoryRegistry(ttl=self.ttl, peer=peer)
 
     async def die(self) -> None:
         self.registry.abort()
@@ -111,7 +115,7 @@ Start = Callable[[], Awaitable[Process]]
 async def start(request: pytest.FixtureRequest) -> AsyncIterator[Start]:
     """Start processes that share one bus."""
     started: list[Process] = []
-    bus = MemoryRegistry(ttl=TTL)
+    bus = MemoryRegistry()
     server = NatsServer() if request.param != "memory" else None
     if server is not None:
         await server.start()
@@ -331,7 +335,7 @@ async def test_a_node_whose_own_connection_is_lost_stays_known(start: Start, unt
         return await ids(there.registry) == ["n1"]
 
     await until(there_again)
-    await asyncio.sleep(1.5 * TTL)
+    await asyncio.sleep(1.2 * here.ttl)
     assert await ids(there.registry) == ["n1"]
 
 

@@ -1,0 +1,119 @@
+"""`busmicro describe`: what a service offers and where it runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from busmicro.cli.complete import endpoint_names, service_names
+from busmicro.cli.connection import connected
+from busmicro.cli.failures import report
+from busmicro.cli.find import require, visible
+from busmicro.cli.options import given, verb
+from busmicro.cli.output import print_json, print_table, print_text, to_text
+from busmicro.cli.schemas import Schema
+from busmicro.cli.words import did_you_mean
+from busmicro.errors import NotFound, Unimplemented
+from busmicro.registry import EndpointRecord, Node, ServiceRecord
+
+
+@verb("describe")
+@click.argument("service", shell_complete=service_names)
+@click.argument("endpoint", required=False, shell_complete=endpoint_names)
+@click.option("--template", is_flag=True, help="Print an example of a request, as JSON.")
+def describe(service: str, endpoint: str | None, *, template: bool) -> int:
+    """Show what a service offers and where it runs.
+
+    With ENDPOINT, only that one; the built-in Debug.* are left out unless asked for. `--template` prints a request that `busmicro call` takes:
+    busmicro describe greeter hello --template | busmicro call greeter hello -
+
+    JSON: {"name", "versions": [], "endpoints": [{"name", "subject", "queue_group", "kind",
+    "idempotent", "timeout", "doc", "request", "reply", "metadata": {}}], "nodes": [{"id",
+    "version", "started", "running", "metadata": {}}]}; request and reply are JSON Schemas or null,
+    timeout is in seconds or null.
+    """
+    try:
+        record = asyncio.run(_find(service))
+    except NotFound as failure:
+        return report(failure, hint="busmicro services")
+    endpoints = _chosen(record, endpoint)
+    if template:
+        print_json(_template(record, endpoints, endpoint))
+    elif given().json:
+        print_json(_as_json(record, endpoints))
+    else:
+        _show(
+            record, endpoints if endpoint else [e for e in endpoints if e.name in visible(record)]
+        )
+    return 0
+
+
+async def _find(service: str) -> ServiceRecord:
+    async with connected() as client:
+        return await require(client, service)
+
+
+def _chosen(record: ServiceRecord, name: str | None) -> list[EndpointRecord]:
+    if name is None:
+        return record.endpoints
+    found = record.endpoint(name)
+    if found is None:
+        names = visible(record)
+        hint = did_you_mean(name, names) or f"there are {', '.join(names) or 'none'}"
+        raise Unimplemented(f"{record.name} has no endpoint {name!r}: {hint}", origin=record.name)
+    return [found]
+
+
+def _template(record: ServiceRecord, chosen: list[EndpointRecord], name: str | None) -> object:
+    """Make up a request for the endpoint that is named, or the only one."""
+    own = chosen if name else [e for e in chosen if e.name in visible(record)]
+    if len(own) != 1:
+        names = ", ".join(visible(record)) or "none"
+        raise click.UsageError(f"say which endpoint the request is for: there are {names}")
+    return Schema(own[0].request).example()
+
+
+def _as_json(record: ServiceRecord, endpoints: list[EndpointRecord]) -> dict[str, object]:
+    nodes = [node.model_dump(exclude={"service", "description"}) for node in record.nodes]
+    return {
+        "name": record.name,
+        "versions": record.versions,
+        "endpoints": [endpoint.model_dump() for endpoint in endpoints],
+        "nodes": nodes,
+    }
+
+
+def _show(record: ServiceRecord, endpoints: list[EndpointRecord]) -> None:
+    print_text(f"{record.name}  {', '.join(record.versions)}  nodes: {len(record.nodes)}")
+    for endpoint in endpoints:
+        print_text()
+        _show_endpoint(endpoint)
+    print_text()
+    headings = ("node", "version", "started", "running", "metadata")
+    print_table(headings, [_node_row(node) for node in record.nodes])
+
+
+def _show_endpoint(endpoint: EndpointRecord) -> None:
+    print_text(endpoint.name)
+    if endpoint.doc:
+        print_text(f"  {endpoint.doc}")
+    _show_fields("request", endpoint.request)
+    _show_fields("reply  ", endpoint.reply)
+    facts = [endpoint.kind, "idempotent" if endpoint.idempotent else "not idempotent"]
+    if endpoint.timeout is not None:
+        facts.append(f"timeout {endpoint.timeout:g} s")
+    facts += [f"{name}={value}" for name, value in endpoint.metadata.items()]
+    print_text(f"  {', '.join(facts)}")
+
+
+def _show_fields(what: str, schema: object) -> None:
+    lines = Schema(schema).fields()
+    print_text(f"  {what}  {lines[0] if lines else '-'}")
+    for line in lines[1:]:
+        print_text(f"  {' ' * len(what)}  {line}")
+
+
+def _node_row(node: Node) -> tuple[str, ...]:
+    metadata = to_text(node.metadata) if node.metadata else ""
+    return node.id, node.version, node.started, str(node.running), metadata

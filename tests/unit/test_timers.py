@@ -1,0 +1,123 @@
+"""Deadlines that were set come, in order; those that were dropped do not, and cost nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from busmicro.timers import Timer, Timers
+
+
+async def test_ten_thousand_deadlines_fire_exactly_those_not_dropped_in_order():
+    """A call that ended in time is never failed by its deadline, one that did not always is."""
+    timers, chance = Timers(), random.Random(7)
+    start = asyncio.get_running_loop().time()
+    fired: list[int] = []
+    kept: dict[int, tuple[float, Timer]] = {}
+    for number in range(10_000):
+        when = start + chance.random() / 4
+        kept[number] = (when, timers.at(when, lambda n=number: fired.append(n)))
+        if chance.random() < 0.7:
+            dropped = chance.choice(list(kept)) if number % 50 == 0 else number
+            timers.drop(kept.pop(dropped)[1])
+    assert len(timers) == len(kept)
+
+    async with asyncio.timeout(10):
+        while len(timers):
+            await asyncio.sleep(0.01)
+
+    assert fired == sorted(kept, key=lambda number: (kept[number][0], number))
+    timers.close()
+
+
+async def test_dropped_deadlines_do_not_fill_the_memory():
+    """A service that answers a million calls in time does not remember a million deadlines."""
+    timers = Timers()
+    far = asyncio.get_running_loop().time() + 3600
+    most = 0
+
+    for _ in range(20_000):
+        timers.drop(timers.at(far, lambda: None))
+        most = max(most, len(timers._heap))
+
+    assert len(timers) == 0
+    assert most <= 1100
+    timers.close()
+
+
+async def test_deadline_that_comes_earlier_than_all_others_comes_first():
+    """A short deadline set after a long one does not wait for the long one."""
+    timers, done = Timers(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    timers.at(loop.time() + 3600, lambda: None)
+
+    timers.at(loop.time() + 0.01, done.set)
+
+    async with asyncio.timeout(5):
+        await done.wait()
+    assert len(timers) == 1
+    timers.close()
+
+
+async def test_deadline_in_the_past_comes_at_once():
+    """A call that has no time left is failed, not forgotten."""
+    timers, done = Timers(), asyncio.Event()
+
+    timers.at(asyncio.get_running_loop().time() - 5, done.set)
+
+    async with asyncio.timeout(5):
+        await done.wait()
+    timers.close()
+
+
+async def test_callback_may_set_and_drop_deadlines():
+    """What a deadline sets off may set further deadlines and drop others."""
+    timers, done = Timers(), asyncio.Event()
+    now = asyncio.get_running_loop().time()
+    doomed = [timers.at(now + 0.02, lambda: pytest.fail("was dropped")) for _ in range(3000)]
+
+    def first() -> None:
+        for timer in doomed:
+            timers.drop(timer)
+        timers.at(now + 0.03, done.set)
+
+    timers.at(now + 0.01, first)
+
+    async with asyncio.timeout(5):
+        await done.wait()
+    assert len(timers) == 0
+    timers.close()
+
+
+async def test_dropping_a_deadline_twice_or_after_it_came_is_no_error():
+    """Whoever cleans up need not know how the call ended."""
+    timers, done = Timers(), asyncio.Event()
+    now = asyncio.get_running_loop().time()
+    came, dropped = timers.at(now, done.set), timers.at(now + 60, lambda: None)
+    async with asyncio.timeout(5):
+        await done.wait()
+
+    for timer in (came, dropped, came, dropped):
+        timers.drop(timer)
+
+    assert len(timers) == 0
+    timers.close()
+
+
+async def test_closing_forgets_every_deadline():
+    """After the end nothing calls back, and dropping what was set is no error."""
+    timers = Timers()
+    now = asyncio.get_running_loop().time()
+    late = [timers.at(now + 0.001, lambda: pytest.fail("was closed")) for _ in range(3)]
+
+    timers.close()
+    timers.drop(late[0])
+
+    assert len(timers) == 0
+    passed = asyncio.Event()
+    timers.at(now + 0.02, passed.set)
+    async with asyncio.timeout(5):
+        await passed.wait()
+    timers.close()

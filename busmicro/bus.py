@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
+from busmicro.errors import SetupError
 from busmicro.registry import Discovery
 from busmicro.settings import Settings
 from busmicro.timers import Timers
@@ -18,6 +19,7 @@ class Bus:
         self.subjects = Subjects(settings.namespace)
         self.transport = NatsTransport(settings)
         self.timers = Timers()
+        self._closed = False
         self.replies = Replies(self.transport, self.timers, inbox_prefix=settings.inbox_prefix)
         self.discovery = Discovery(
             self.transport,
@@ -33,10 +35,13 @@ class Bus:
             wait: Wait for a server that is not there yet, saying so every ten seconds.
 
         Raises:
+            SetupError: It has been closed before.
             Disconnected: No server answered (only without `wait`).
             Unauthenticated: The server refuses the credentials.
             PermissionDenied: The inbox may not be subscribed to.
         """
+        if self._closed:
+            raise SetupError("this connection has been closed: make a new Client")
         try:
             await self.transport.connect(wait=wait)
             await self.replies.start()
@@ -46,7 +51,8 @@ class Bus:
         return self
 
     async def close(self) -> None:
-        """Leave the registry, send what waits, disconnect."""
+        """Leave the registry, send what waits, disconnect; for good."""
+        self._closed = True
         await self.discovery.close()
         await self.transport.close()
         self.timers.close()

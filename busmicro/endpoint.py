@@ -126,7 +126,10 @@ def read_signature(function: Function) -> Signature:
     """
     is_generator = inspect.isasyncgenfunction(function)
     if not is_generator and not inspect.iscoroutinefunction(function):
-        raise SetupError(f"{label(function)} is not async: write 'async def'")
+        raise SetupError(
+            f"{label(function)} is not async: write 'async def'; "
+            "a method that is no endpoint begins with an underscore"
+        )
     hints = _hints(function)
     request, takes_call = _parameters(function, hints)
     if "return" not in hints:

@@ -39,15 +39,15 @@ VERSION_LINE = b"NATS/1.0\r\n"
 NO_RESPONDERS = b"NATS/1.0 503"
 
 _NAME = re.compile(r"[!#-9;-~]+")  # printable ASCII but blank, colon and the double quote
-_VALUE = re.compile(r"[\t -~]*")
+_VALUE = re.compile(r"([!-~]([\t -~]*[!-~])?)?")  # blanks at its ends would not arrive
 
 
 def check(name: str, value: str) -> None:
     """Refuse a header that would not arrive as it was sent.
 
     Raises:
-        InvalidArgument: The name is not a token, or the value is not printable ASCII.
-            Nothing was sent.
+        InvalidArgument: The name is not a token, or the value is not printable ASCII, or
+            begins or ends with a blank. Nothing was sent.
     """
     if not _NAME.fullmatch(name):
         raise InvalidArgument(
@@ -55,7 +55,7 @@ def check(name: str, value: str) -> None:
         )
     if not _VALUE.fullmatch(value):
         raise InvalidArgument(
-            f"the value of header {name} must be printable ASCII; "
+            f"the value of header {name} must be printable ASCII without blanks at its ends; "
             "encode it first, for example with urllib.parse.quote",
             not_run=True,
         )
@@ -85,7 +85,11 @@ def encode_lines(items: Iterable[tuple[str, str]]) -> bytes:
 
 def encode_text(text: str) -> str:
     """Percent-encode a text for a header value, as gRPC does for its status message."""
-    return quote(text[:512], safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
+    safe = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
+    encoded = quote(text[:512], safe=safe, errors="replace")
+    if encoded[:1] == " ":  # a blank at an end would not arrive
+        encoded = "%20" + encoded[1:]
+    return encoded[:-1] + "%20" if encoded[-1:] == " " else encoded
 
 
 def decode_text(value: str) -> str:
@@ -123,11 +127,12 @@ def find(block: bytes, lowered: bytes, name: bytes) -> bytes:
     Returns:
         The value, stripped; empty where the header is missing.
     """
-    at = lowered.find(name)
+    at = lowered.rfind(name)  # the last one wins, as in `parse`
     if at < 0:
         return b""
     at += len(name)
-    return block[at : block.find(b"\r\n", at)].strip()
+    end = block.find(b"\r\n", at)
+    return block[at : end if end >= 0 else None].strip()
 
 
 class Headers(MutableMapping[str, str]):

@@ -95,5 +95,7 @@ class Timers:
         if self._armed is not None:
             self._armed.cancel()
         self._armed, self._armed_for = None, float("inf")
+        for _when, _number, what in self._heap:
+            what.is_set = False
         self._heap.clear()
         self._dropped = 0

@@ -57,9 +57,21 @@ class _LazyGroup(click.Group):
             raise _unknown_verb(verb, ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            return _nobody_reads()
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
+
+
+def _nobody_reads() -> int:
+    """Stop printing: whoever read has enough, as in `| head`, and nothing went wrong."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
 
 
 def _unknown_verb(verb: str, ctx: click.Context) -> click.UsageError:
@@ -86,8 +98,7 @@ def main() -> None:
         code = cli.main(prog_name="busmicro", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read has enough: nothing to tell
-        code = 0
+        code = _nobody_reads()
     except (click.Abort, KeyboardInterrupt):
         code = 130
     except click.ClickException as wrong:

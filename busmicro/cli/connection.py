@@ -42,12 +42,23 @@ def settings(name: str = "busmicro") -> Settings:
     return Settings.load(name=name, **values(given()))
 
 
-def values(options: Given) -> dict[str, object]:
-    """Return what is to be set, by the name of the setting; `BUSMICRO_*` is left to `Settings`."""
+def insisted(options: Given) -> dict[str, object]:
+    """Return what the command line itself says, by the name of the setting."""
     named = read_context(options.context) if options.context else {}
-    found = _over(_from_options(options), named)
+    return _over(_from_options(options), named)
+
+
+def values(options: Given, *, known: bool = False) -> dict[str, object]:
+    """Return what is to be set, by the name of the setting; `BUSMICRO_*` is left to `Settings`.
+
+    Args:
+        options: The global options.
+        known: Has somebody else said where NATS is?
+    """
+    found = insisted(options)
     ours = _from_busmicro()
-    weaker = _over(_from_nats(), _from_contexts(known=bool({**found, **ours}.get("nats_url"))))
+    known = known or bool({**found, **ours}.get("nats_url"))
+    weaker = _over(_from_nats(), _from_contexts(known=known))
     usable = _over({**ours, **found}, weaker)
     return {key: value for key, value in usable.items() if key in found or key not in ours}
 

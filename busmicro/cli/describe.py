@@ -25,8 +25,8 @@ from busmicro.registry import EndpointRecord, Node, ServiceRecord
 def describe(service: str, endpoint: str | None, *, template: bool) -> int:
     """Show what a service offers and where it runs.
 
-    With ENDPOINT, only that one; the built-in Debug.* are left out unless asked for. `--template` prints a request that `busmicro call` takes:
-    busmicro describe greeter hello --template | busmicro call greeter hello -
+    With ENDPOINT, only that one, else all but the built-in Debug.*. `--template` prints a request
+    that `busmicro call` takes: busmicro describe greeter hello --template | busmicro call greeter hello -
 
     JSON: {"name", "versions": [], "endpoints": [{"name", "subject", "queue_group", "kind",
     "idempotent", "timeout", "doc", "request", "reply", "metadata": {}}], "nodes": [{"id",
@@ -43,9 +43,7 @@ def describe(service: str, endpoint: str | None, *, template: bool) -> int:
     elif given().json:
         print_json(_as_json(record, endpoints))
     else:
-        _show(
-            record, endpoints if endpoint else [e for e in endpoints if e.name in visible(record)]
-        )
+        _show(record, endpoints if endpoint else _own(record))
     return 0
 
 
@@ -65,9 +63,14 @@ def _chosen(record: ServiceRecord, name: str | None) -> list[EndpointRecord]:
     return [found]
 
 
+def _own(record: ServiceRecord) -> list[EndpointRecord]:
+    names = visible(record)
+    return [endpoint for endpoint in record.endpoints if endpoint.name in names]
+
+
 def _template(record: ServiceRecord, chosen: list[EndpointRecord], name: str | None) -> object:
     """Make up a request for the endpoint that is named, or the only one."""
-    own = chosen if name else [e for e in chosen if e.name in visible(record)]
+    own = chosen if name else _own(record)
     if len(own) != 1:
         names = ", ".join(visible(record)) or "none"
         raise click.UsageError(f"say which endpoint the request is for: there are {names}")

@@ -55,7 +55,7 @@ def report(failure: Exception, *, hint: str = "", service: str = "") -> int:
         _report_call(failure, hint, failure.origin or service)
     elif isinstance(failure, ServerFailed):
         what, _, why = str(failure).partition("; its log ends:\n")
-        complain(what, *why.splitlines()[-3:], hint=hint or "another --port")
+        complain(what, *why.splitlines()[-1:], hint=hint or "another --port")
     elif isinstance(failure, BusmicroError):
         what, _, why = str(failure).partition(": ")
         complain(what, *filter(None, [why]), hint=hint)

@@ -95,12 +95,14 @@ async def _wait(service: str | None, seconds: float) -> int:
     why = "nothing is up" if service is None else f"no service {service!r} is up"
     try:
         async with asyncio.timeout(seconds):
-            while not (states and all(state.healthy for state in states)):
+            while True:
                 try:
                     states, _others = await _look(service)
                 except Disconnected as failure:
-                    why = failure.message
-                await asyncio.sleep(_PAUSE if not states else 0)
+                    states, why = [], failure.message
+                if states and all(state.healthy for state in states):
+                    break
+                await asyncio.sleep(_PAUSE)
     except TimeoutError:
         _print(states)
         bad = [f"{s.service} {s.node}: {s.status}" for s in states if not s.healthy]

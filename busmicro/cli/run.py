@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from busmicro.cli.connection import set_up_logging, values
+from busmicro.cli.connection import insisted, set_up_logging, values
 from busmicro.cli.failures import USAGE
 from busmicro.cli.options import given, verb
 from busmicro.cli.targets import TargetError, load
@@ -20,8 +20,9 @@ from busmicro.embedded import NatsServer, ServerFailed
 from busmicro.errors import SetupError
 from busmicro.service import Service
 from busmicro.settings import Settings
+from busmicro.transport.errors import hide_secrets
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost")
 _LOOK_FOR = 1.0
 
 
@@ -61,7 +62,7 @@ def _not_found(wrong: TargetError) -> int:
 
 
 def use(service: Service) -> None:
-    """Let options and contexts win over what the service's code says."""
+    """Let the command line win over what the service's code says."""
     service._settings = effective(service)  # noqa: SLF001 - Service.run takes no settings
 
 
@@ -71,7 +72,9 @@ def effective(service: Service) -> Settings:
     said = {name: value for name, value in service._given.items() if value}  # noqa: SLF001
     if own is not None:
         said = {name: getattr(own, name) for name in own.model_fields_set}
-    return Settings.load(**{**said, **values(given()), "name": f"{service.name}/{service.id}"})
+    found = values(given(), known="nats_url" in said)
+    name = f"{service.name}/{service.id}"
+    return Settings.load(**{**found, **said, **insisted(given()), "name": name})
 
 
 # --- a nats-server ------------------------------------------------------------------------------
@@ -82,15 +85,16 @@ def _start_server(stack: ExitStack, urls: list[str]) -> None:
     port = _local_port(urls)
     if port is None or asyncio.run(_answers(port)):
         return
+    where = hide_secrets(urls[0])
     try:
         own = stack.enter_context(_Running(NatsServer(port=port)))
     except SetupError as missing:
-        note(f"no NATS at {urls[0]}, and none can be started: {missing}")
+        note(f"no NATS at {where}, and none can be started: {missing}")
     except ServerFailed:
         if not asyncio.run(_answers(port)):  # unless somebody else was faster
             raise
     else:
-        note(f"no NATS at {urls[0]}: started one there, which ends with this service")
+        note(f"no NATS at {where}: started one there, which ends with this service")
         logging.getLogger("busmicro").debug("nats-server has pid %s", own.pid)
 
 

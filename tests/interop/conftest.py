@@ -124,7 +124,7 @@ def _npm_install() -> str:
         return f"npm install failed: {failure}"
     if done.returncode or not _installed():
         said = [line for line in done.stderr.splitlines() if "error" in line]
-        return f"npm install failed ({done.returncode}): {' | '.join(said)[:300]}"
+        return f"npm install failed ({done.returncode}): {' | '.join(said[:2])}"
     return ""
 
 

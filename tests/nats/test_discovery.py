@@ -173,7 +173,7 @@ async def test_a_heartbeat_is_small_and_carries_the_load_of_the_moment(
     await until(lambda: len(beats) == 4)
 
     gaps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(beats)]
-    assert all(0.8 / 3 - 0.05 < gap < 1.2 / 3 + 0.1 for gap in gaps)
+    assert all(0.8 / 3 - 0.05 < gap < 1.2 / 3 + 0.3 for gap in gaps)
     assert all(len(value) <= MAX_HEARTBEAT_BYTES for _, _, value in beats)
     assert [json.loads(value).get("running", 0) for _, _, value in beats] == [0, 1, 2, 3]
     assert all(header == b"NATS/1.0\r\nNats-TTL: 1s\r\n\r\n" for _, header, _ in beats)
@@ -606,7 +606,7 @@ async def test_services_of_another_framework_are_seen_with_their_own_subjects(
     everyone = await discovery.services()
     subjects = await discovery.lookup("legacy")
     stats = await discovery.stats("legacy")
-    async with discovery.srv.watch() as changes:
+    async with process.srv(namespace="any").watch() as changes:
         heard = await hear(changes, 2)
         await service.stop()
         heard += await hear(changes, 1)
@@ -638,8 +638,8 @@ async def test_lookup_is_quick_whoever_is_there(
 
     assert nobody == {}
     assert hung == {}
-    assert first < 0.04
-    assert 0.045 < second < 0.09
+    assert first < 0.045
+    assert 0.045 < second < 0.2
 
 
 async def test_srv_answers_only_where_answers_may_go(server: NatsServer, connect: Connect) -> None:

@@ -20,7 +20,6 @@ from busmicro.headers import (
     encode_text,
     find,
     parse,
-    timeout_ms,
 )
 
 PRINTABLE = "".join(map(chr, range(33, 127)))
@@ -90,26 +89,6 @@ def test_quick_search_does_not_find_a_header_inside_a_value():
     received = VERSION_LINE + b"X-Note: bus-timeout: 5\r\n\r\n"
 
     assert find(received, received.lower(), FIND_TIMEOUT) == b""
-
-
-@pytest.mark.parametrize(
-    ("value", "read"),
-    [
-        (b"0", 0),
-        (b"1500", 1500),
-        (b"9999999999", 9_999_999_999),
-        (b"99999999999", None),
-        (b"", None),
-        (b"-5", None),
-        (b"+5", None),
-        (b"5.0", None),
-        (b"1_000", None),
-        ("\u0665".encode(), None),
-    ],
-)
-def test_time_left_is_a_plain_number_or_nothing(value: bytes, read: int | None):
-    """A deadline that is not a number of milliseconds is ignored, never an exception."""
-    assert timeout_ms(value) == read
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "a:b", "é", "a\r\n", "a\n", 'a"', "\x7f"])

@@ -83,6 +83,7 @@ class Call:
         "_message",
         "_reply_headers",
         "_taps",
+        "began",
         "deadline",
         "payload",
         "spec",
@@ -103,6 +104,8 @@ class Call:
         """What is called."""
         self.deadline = deadline
         """When it must be over, in seconds of `Clock.now`; None for no limit."""
+        self.began = False
+        """Has the user's function been entered? From then on nobody may say that it did not run."""
         self.payload = payload
         """The message as it came in; empty at the client's side."""
         self._message = message
@@ -172,7 +175,7 @@ class Call:
         other.spec, other.deadline, other.payload = self.spec, self.deadline, self.payload
         other._message, other._decode = self._message, self._decode
         other._headers = None if self._headers is None else self._headers.copy()
-        other._reply_headers = None
+        other._reply_headers, other.began = None, False
         other._taps = None if self._taps is None else list(self._taps)
         return other
 

@@ -19,6 +19,7 @@ Function = Callable[..., Awaitable[object]]
 F = TypeVar("F", bound=Function)
 
 _OPTIONS = "__busmicro_endpoint__"
+_MANY = (AsyncIterator, AsyncIterable, AsyncGenerator)
 
 
 class Shape(enum.Enum):
@@ -136,6 +137,11 @@ def read_signature(function: Function) -> Signature:
         raise SetupError(
             f"{label(function)} does not say what it returns: add '-> Reply', or '-> None'"
         )
+    for hint in (request, hints["return"]):
+        if hint in _MANY or (get_origin(hint) in _MANY and not get_args(hint)):
+            raise SetupError(
+                f"{label(function)}: an iterator of what? Say 'AsyncIterator[Message]'"
+            )
     sends_many, request_type = _unwrap(request)
     gives_many, reply_type = _unwrap(hints["return"])
     if is_generator and not gives_many:
@@ -151,7 +157,7 @@ def read_signature(function: Function) -> Signature:
 
 def _hints(function: Function) -> dict[str, object]:
     try:
-        return get_type_hints(function)
+        return get_type_hints(function, include_extras=True)  # constraints are in Annotated
     except Exception as unresolved:
         raise SetupError(
             f"the type hints of {label(function)} cannot be resolved ({unresolved}): "
@@ -180,7 +186,7 @@ def _parameters(function: Function, hints: dict[str, object]) -> tuple[object, b
 
 def _unwrap(hint: object) -> tuple[bool, object]:
     """Tell an iterator of messages from a message."""
-    if get_origin(hint) in (AsyncIterator, AsyncIterable, AsyncGenerator):
+    if get_origin(hint) in _MANY and get_args(hint):
         return True, get_args(hint)[0]
     return False, None if hint is type(None) else hint
 

@@ -15,12 +15,12 @@ _BUDGET = 0.3
 
 
 def service_names(
-    context: click.Context,  # noqa: ARG001 - click's signature
-    parameter: click.Parameter,  # noqa: ARG001
+    context: click.Context,
+    parameter: click.Parameter,  # noqa: ARG001 - click's signature
     incomplete: str,
 ) -> list[CompletionItem]:
     """Complete the name of a service."""
-    records = _quietly(_services)
+    records = _quietly(context, _services)
     return [_item(r.name, ", ".join(r.versions)) for r in records if r.name.startswith(incomplete)]
 
 
@@ -31,7 +31,7 @@ def endpoint_names(
 ) -> list[CompletionItem]:
     """Complete the name of an endpoint of the service before it."""
     service = context.params.get("service")
-    records = [record for record in _quietly(_services) if record.name == service]
+    records = [record for record in _quietly(context, _services) if record.name == service]
     endpoints = [endpoint for record in records for endpoint in record.endpoints]
     return [_item(e.name, e.doc) for e in endpoints if e.name.startswith(incomplete)]
 
@@ -40,13 +40,14 @@ def _item(name: str, text: str) -> CompletionItem:
     return CompletionItem(name, help=text.replace("\n", " "))
 
 
-def _quietly(ask: Callable[[], list[ServiceRecord]]) -> list[ServiceRecord]:
+def _quietly(context: click.Context, ask: Callable[[], list[ServiceRecord]]) -> list[ServiceRecord]:
     """Ask, and take every failure for no answer: nobody wants to read it while typing."""
     import logging
 
     logging.disable(logging.CRITICAL)
     try:
-        return ask()
+        with context.scope(cleanup=False):  # the options before the word count too
+            return ask()
     except Exception:
         return []
 

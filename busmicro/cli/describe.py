@@ -26,7 +26,7 @@ def describe(service: str, endpoint: str | None, *, template: bool) -> int:
     """Show what a service offers and where it runs.
 
     With ENDPOINT, only that one, else all but the built-in Debug.*. `--template` prints a request
-    that `busmicro call` takes: busmicro describe greeter hello --template | busmicro call greeter hello -
+    that `busmicro call greeter hello -` takes from its stdin.
 
     JSON: {"name", "versions": [], "endpoints": [{"name", "subject", "queue_group", "kind",
     "idempotent", "timeout", "doc", "request", "reply", "metadata": {}}], "nodes": [{"id",

@@ -62,10 +62,11 @@ def _draw(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    plain = given().no_color or bool(os.environ.get("NO_COLOR"))
+    style = "" if plain else "bold"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style=style)
     for heading in headings:
         table.add_column(heading.upper(), overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    plain = given().no_color or bool(os.environ.get("NO_COLOR"))
     Console(file=sys.stdout, no_color=plain, highlight=False).print(table)

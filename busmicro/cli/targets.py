@@ -76,9 +76,10 @@ def _no_module(name: str) -> TargetError:
 
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
-        here = sorted(str(p) for p in path.parent.glob("*.py"))
-        hint = did_you_mean(str(path), here)
-        raise TargetError(f"there is no file {path}", *filter(None, [hint]))
+        here = sorted(p.stem for p in path.parent.glob("*.py"))
+        close = did_you_mean(path.stem, here)
+        hint = close or f"Python files there: {', '.join(here[:10]) or 'none'}"
+        raise TargetError(f"there is no file {path}", hint)
     _first_on_path(path.parent.resolve())
     name = path.stem if path.stem not in sys.modules else f"busmicro_run_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from busmicro.codecs.base import MSGPACK, Coder
 from busmicro.codecs.json import adapter, invalid
@@ -47,7 +47,7 @@ class MsgpackCodec:
             try:
                 packed: bytes = msgpack.packb(
                     described.dump_python(message, mode="python", warnings="error"),
-                    default=str,
+                    default=to_jsonable_python,
                 )
             except (PydanticSerializationError, ValueError, TypeError, OverflowError) as wrong:
                 raise CodecError(

@@ -52,16 +52,24 @@ class Endpoint:
 
 def invoker(function: Function, signature: Signature) -> Invoke:
     """Adapt a user's function to `Handler`: with or without request, with or without the call."""
-    if signature.request_type is None:
+    takes_request = signature.request_type is not None
 
-        def no_request(call: Call) -> Awaitable[object]:
-            _ = call.message  # refuses a body where none is declared
-            return function(call) if signature.takes_call else function()
+    if takes_request and not signature.takes_call:
 
-        return no_request
-    if signature.takes_call:
-        return lambda call: function(call.message, call)
-    return lambda call: function(call.message)
+        def usual(call: Call) -> Awaitable[object]:
+            message = call.message
+            call.began = True
+            return function(message)
+
+        return usual
+
+    def other(call: Call) -> Awaitable[object]:
+        message = call.message  # also refuses a payload where none is declared
+        call.began = True
+        given = (message, call) if takes_request else (call,)
+        return function(*given) if signature.takes_call else function()
+
+    return other
 
 
 class Endpoints:

@@ -286,6 +286,7 @@ class _Request:
     async def run(self) -> None:  # noqa: PLR0915 - the order of a request's life, in one place
         """Work the request through the chain and answer it."""
         self.started = True
+        call: Call | None = None
         endpoint, server = self.binding.endpoint, self.binding.server
         error = ""
         try:
@@ -305,6 +306,8 @@ class _Request:
                 server.answer(self.reply, payload, header)
         except CallError as failure:
             error = str(failure)
+            if call is not None and call.began:
+                failure.not_run = False  # true of a call that the handler made, not of this one
             self._answer_error(failure)
         except asyncio.CancelledError:
             error = "cancelled"

@@ -23,7 +23,8 @@ from busmicro.headers import (
     encode_text,
 )
 
-ERROR_MARK: Final = b"Nats-Service-Error"
+ERROR_MARK: Final = b"\r\nNats-Service-Error"
+"""In the header block of every failure, at the beginning of a line."""
 _MAX_BODY_BYTES: Final = 64 * 1024
 _MAX_MESSAGE_CHARS: Final = 4096
 

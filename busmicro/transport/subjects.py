@@ -14,11 +14,13 @@ QUEUE_GROUP = "q"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+")
 _ENDPOINT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_NUMBER = r"(0|[1-9][0-9]*)"
+_PART = r"(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 _VERSION = re.compile(
-    r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
-    r"(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
+    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PART}(\.{_PART})*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
 )
-_RESERVED_FIRST = ("rpc", "node", "cancel", "dlq")
+_RESERVED_WORK = ("rpc", "node", "cancel", "dlq")
+_RESERVED_FIRST = (*_RESERVED_WORK, "_INBOX")
 
 
 def check_service(name: str) -> str:
@@ -56,7 +58,8 @@ def check_version(version: str) -> str:
 
 def check_namespace(namespace: str) -> str:
     """Return a namespace, or raise `SetupError` with the rule."""
-    if namespace and (not _NAMESPACE.fullmatch(namespace) or namespace.startswith(_RESERVED_FIRST)):
+    first = namespace.partition(".")[0]
+    if namespace and (not _NAMESPACE.fullmatch(namespace) or first in _RESERVED_FIRST):
         raise SetupError(
             f"namespace {namespace!r}: use letters, digits, _ and -, dots between words, "
             f"and do not begin with {', '.join(_RESERVED_FIRST)}"
@@ -104,11 +107,8 @@ class ReplyPolicy:
 
     def __init__(self, prefix: str, inbox_prefix: str, *, strict: bool) -> None:
         self._inboxes = tuple({b"_INBOX.", f"{inbox_prefix}.".encode()})
-        self._reserved = (
-            "$",
-            *(f"{first}." for first in _RESERVED_FIRST),
-            *(f"{prefix}{first}." for first in _RESERVED_FIRST),
-        )
+        ours = {f"{before}{first}." for first in _RESERVED_WORK for before in ("", prefix)}
+        self._reserved = (b"$", *(subject.encode() for subject in ours))
         self._strict = strict
         self._streams: tuple[str, ...] = ()
 
@@ -118,12 +118,11 @@ class ReplyPolicy:
 
     def allows(self, reply: bytes) -> bool:
         """Tell whether an answer may go to this subject."""
+        if reply.startswith(self._reserved):
+            return False
         if reply.startswith(self._inboxes):
             return True
         if self._strict:
             return False
         subject = reply.decode("utf-8", "replace")
-        return not (
-            subject.startswith(self._reserved)
-            or any(matches(pattern, subject) for pattern in self._streams)
-        )
+        return not any(matches(pattern, subject) for pattern in self._streams)

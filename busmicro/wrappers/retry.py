@@ -15,12 +15,21 @@ from collections.abc import Callable
 
 from busmicro.call import Call, Handler
 from busmicro.clock import SYSTEM_CLOCK, Clock
-from busmicro.errors import TABLE, CallError, DeadlineExceeded, NoResponders, SetupError
+from busmicro.errors import (
+    TABLE,
+    CallError,
+    Code,
+    NoResponders,
+    PayloadTooLarge,
+    SetupError,
+)
 from busmicro.headers import ATTEMPT
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 _SHORTEST_ATTEMPT = 0.01
+_MAY_PASS = (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED)
+"""What may be better in a moment; a wrong request or an unknown endpoint will not."""
 
 
 class Budget:
@@ -120,8 +129,8 @@ class Retry:
         return pause
 
     def _is_safe(self, call: Call, failure: CallError) -> bool:
-        if isinstance(failure, NoResponders):
-            return False  # nobody is there: waiting for a node is `wait_for_ready`'s business
+        if isinstance(failure, NoResponders | PayloadTooLarge):
+            return False  # no better next time; waiting for a node is `wait_for_ready`'s business
         if failure.not_run:
-            return not isinstance(failure, DeadlineExceeded)
+            return failure.code in _MAY_PASS
         return call.spec.idempotent and TABLE[failure.code].retry_if_idempotent

@@ -27,6 +27,7 @@ from busmicro import (
     NotFound,
     PayloadTooLarge,
     ResourceExhausted,
+    Retry,
     Service,
     Settings,
     SetupError,
@@ -424,6 +425,59 @@ async def test_bad_header_is_refused_before_the_wire(busmicro_client, busmicro_s
 
     with pytest.raises(InvalidArgument, match="header"):
         await busmicro_client.call("greeter", "hello", {"name": "J"}, headers=headers)
+
+
+async def test_failure_of_a_nested_call_is_not_taken_for_a_call_that_did_not_run(
+    busmicro_client, busmicro_start
+):
+    """A handler that ran is never run again because something it called could not be reached."""
+    runs = 0
+    service = Service("outer")
+
+    @service.rpc
+    async def charge() -> None:
+        nonlocal runs
+        runs += 1
+        await service.client.call("nobody", "there")
+
+    await busmicro_start(service)
+
+    with pytest.raises(Unavailable) as caught:
+        await busmicro_client.call("outer", "charge")
+
+    assert runs == 1
+    assert not caught.value.not_run
+
+
+async def test_hopeless_failures_cost_no_retry(busmicro_server, busmicro_start):
+    """What will be no better next time is not tried again and spends nothing of the budget."""
+    retry = Retry()
+    await busmicro_start(greeter())
+    async with Client(busmicro_server.url, wrappers=[retry]) as client:
+        for endpoint, message, headers in [
+            ("nope", {}, {}),
+            ("hello", {"name": "x" * 2_000_000}, {}),
+            ("hello", {"name": "J"}, {"X": "ü"}),
+            ("hello", object(), {}),
+        ]:
+            with pytest.raises(CallError):
+                await client.call("greeter", endpoint, message, headers=headers)
+
+    assert retry.budget("greeter").left == 10.0
+
+
+async def test_reply_header_that_looks_like_an_error_is_none(busmicro_client, busmicro_start):
+    """Whatever a handler puts into its own headers, its success stays a success."""
+    service = Service("notes")
+
+    @service.rpc
+    async def note(call: Call) -> str:
+        call.reply_headers["X-Note"] = "see Nats-Service-Error"
+        return "fine"
+
+    await busmicro_start(service)
+
+    assert await busmicro_client.call("notes", "note") == "fine"
 
 
 # --- time -----------------------------------------------------------------------------------------

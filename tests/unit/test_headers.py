@@ -142,7 +142,7 @@ def test_encoded_text_survives_the_wire(text: str):
 
 def test_text_that_unicode_does_not_know_still_fits_a_header():
     """Half a surrogate pair in an error message does not keep the caller without an answer."""
-    assert encode_text("bad \ud800 char") == "bad %3F char"
+    assert encode_text("bad \ud800 char") == "bad ? char"
 
 
 @given(st.text(max_size=50))

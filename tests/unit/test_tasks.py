@@ -52,26 +52,48 @@ async def test_waiting_tells_how_many_still_run():
     assert await tasks.wait(5) == 0
 
 
-async def test_cancel_ends_every_task_even_one_that_resists():
-    """After cancel nothing runs any more, whatever a task did with its first cancellation."""
-    tasks, resisted = Tasks(), []
+async def test_cancel_waits_for_what_tasks_have_to_clean_up():
+    """After cancel nothing runs any more, and what a task does on its way out is done."""
+    tasks, cleaned = Tasks(), []
 
-    async def resist() -> None:
+    async def clean_up() -> None:
         try:
             await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            resisted.append(1)
-        await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            cleaned.append(1)
 
     for number in range(3):
-        tasks.spawn(resist(), name=str(number))
+        tasks.spawn(clean_up(), name=str(number))
     await asyncio.sleep(0)
 
     async with asyncio.timeout(5):
         await tasks.cancel()
 
     assert len(tasks) == 0
-    assert resisted == [1, 1, 1]
+    assert cleaned == [1, 1, 1]
+
+
+async def test_cancel_ends_tasks_that_are_started_meanwhile():
+    """A task that starts another one while it is cancelled leaves none behind."""
+    tasks = Tasks()
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async def spawn_another() -> None:
+        try:
+            await wait()
+        finally:
+            tasks.spawn(wait(), name="late")
+
+    tasks.spawn(spawn_another(), name="first")
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(5):
+        await tasks.cancel()
+
+    assert len(tasks) == 0
 
 
 async def test_task_that_cancels_its_own_group_goes_on():

@@ -12,21 +12,29 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from busmicro.call import Call, Handler
 
 S = TypeVar("S")
-_OPEN = object()
-
-
-class _Pause:
-    def __await__(self) -> Generator[object, None, None]:
-        yield _OPEN
+_OPEN: Final = object()
+"""What the innermost point of a chain hands up, past the wrappers, when the stream is open."""
 
 
 class Session(Generic[S]):
-    """Drive the chain up to its innermost point, hand the stream out, finish the chain on exit."""
+    """An exchange that lasts as long as an ``async with`` block; used once.
+
+    Entering runs the chain down to the opened stream, leaving runs it to its end: with the body's
+    error, if it has one.  A wrapper may turn that error into another, but not into none.
+
+    Args:
+        compose: Puts the wrappers round a handler.
+        call: What the wrappers see.
+        opener: Opens the stream; a wrapper that tries again calls it again.
+
+    Raises:
+        RuntimeError: A wrapper, or the task that leaves, does what no stream can bear.
+    """
 
     def __init__(
         self,
@@ -34,40 +42,58 @@ class Session(Generic[S]):
         call: Call,
         opener: Callable[[Call], AbstractAsyncContextManager[S]],
     ) -> None:
-        async def innermost(call: Call) -> object:
-            async with opener(call) as stream:
-                self._stream.append(stream)
-                await _Pause()
-            return None
-
-        async def run() -> None:
-            await compose(innermost)(call)
-
-        self._stream: list[S] = []
-        self._coro: Coroutine[object, None, None] = run()
+        self._compose = compose
+        self._call = call
+        self._opener = opener
+        self._task: asyncio.Task[object] | None = None
+        self._chain: Coroutine[object, None, None] | None = None
+        self._opened: list[S] = []
 
     async def __aenter__(self) -> S:
+        if self._chain is not None:
+            raise RuntimeError("this stream was entered before; open another one")
         self._task = asyncio.current_task()
-        if not await _Step(self._coro):
-            raise RuntimeError("a wrapper answered a stream without calling call_next")
-        return self._stream[-1]
+        self._chain = self._run()
+        if not await _Step(self._chain):
+            raise RuntimeError("a wrapper ended a stream without call_next; let it raise instead")
+        return self._opened[-1]
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
-        if asyncio.current_task() is not self._task:
-            self._coro.close()
-            raise RuntimeError("a stream must be left in the task that entered it")
+        if self._chain is None or asyncio.current_task() is not self._task:
+            if self._chain is not None:
+                self._chain.close()
+            raise RuntimeError("leave a stream in the task that entered it")
         try:
-            again = await _Step(self._coro, exc)
+            again = await _Step(self._chain, exc)
         except BaseException as raised:
             if raised is exc:
                 return False
             raise
         if again:
-            self._coro.close()
-            raise RuntimeError("a wrapper called call_next again after the stream had opened")
+            self._chain.close()
+            raise RuntimeError("a wrapper called call_next again after the stream had opened; raise")
         return False
+
+    async def _run(self) -> None:
+        await self._compose(self._hold)(self._call)
+
+    async def _hold(self, call: Call) -> object:
+        """Open the stream and keep it open until the body has ended: the innermost handler."""
+        async with self._opener(call) as stream:
+            if asyncio.current_task() is not self._task:
+                raise RuntimeError(
+                    "a wrapper awaited call_next in another task; use asyncio.timeout, not wait_for"
+                )
+            self._opened.append(stream)
+            await _Pause()
+        return None
+
+
+class _Pause:
+    def __await__(self) -> Generator[object, None, None]:
+        yield _OPEN
 
 
 class _Step:
@@ -90,5 +116,5 @@ class _Step:
             throw = None
             try:
                 yield wanted
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: B036 - the chain decides what becomes of it
                 throw = exc

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from dataclasses import is_dataclass
+from typing import cast
+
+from pydantic import (
+    BaseModel,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import PydanticSerializationError
 
 from busmicro.codecs.base import JSON, Coder
@@ -23,6 +32,14 @@ def adapter(message_type: object) -> TypeAdapter[object]:
             f"messages cannot be of type {message_type!r}: use a pydantic model, a dataclass, "
             f"a TypedDict, a builtin, a protobuf message or bytes ({unknown})"
         ) from unknown
+
+
+def required_class(message_type: object) -> type:
+    """Tell of which class messages must be; pydantic sends `{}` for a model of another class."""
+    is_one = isinstance(message_type, type) and (
+        issubclass(message_type, BaseModel) or is_dataclass(message_type)
+    )
+    return cast("type", message_type) if is_one else object
 
 
 def invalid(wrong: ValidationError, what: str) -> CodecError:
@@ -52,6 +69,7 @@ class JsonCodec:
         described = adapter(message_type)
         validate, dump = described.validator.validate_json, described.serializer.to_json
         name = getattr(message_type, "__name__", str(message_type))
+        required = required_class(message_type)
 
         def decode(payload: bytes) -> object:
             try:
@@ -63,6 +81,8 @@ class JsonCodec:
             try:
                 if type(message) is message_type:  # asking for errors costs 0.8 µs (pydantic 2.14)
                     return dump(message)
+                if not isinstance(message, required):
+                    raise CodecError(f"a {type(message).__name__} cannot be sent as {name}")
                 return dump(message, warnings="error")
             except (PydanticSerializationError, UnicodeEncodeError) as wrong:
                 raise CodecError(

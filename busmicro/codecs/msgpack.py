@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from busmicro.codecs.base import MSGPACK, Coder
-from busmicro.codecs.json import adapter, invalid
+from busmicro.codecs.json import adapter, invalid, required_class
 from busmicro.codecs.protobuf import is_protobuf
 from busmicro.errors import CodecError, SetupError
 
@@ -34,6 +34,7 @@ class MsgpackCodec:
             raise SetupError('MessagePack needs: pip install "busmicro[msgpack]"') from missing
         described = adapter(message_type)
         name = getattr(message_type, "__name__", str(message_type))
+        required = required_class(message_type)
 
         def decode(payload: bytes) -> object:
             try:
@@ -44,6 +45,8 @@ class MsgpackCodec:
                 raise CodecError(f"not MessagePack: {wrong}") from wrong
 
         def encode(message: object) -> bytes:
+            if not isinstance(message, required):
+                raise CodecError(f"a {type(message).__name__} cannot be sent as {name}")
             try:
                 packed: bytes = msgpack.packb(
                     described.dump_python(message, mode="python", warnings="error"),

@@ -71,9 +71,12 @@ class ProtobufJsonCodec:
                 raise CodecError(f"not a {kind.__name__}: {wrong}") from wrong
 
         def encode(message: object) -> bytes:
-            text: str = json_format.MessageToJson(
-                _same(message, kind), indent=None, preserving_proto_field_name=True
-            )
+            try:
+                text: str = json_format.MessageToJson(
+                    _same(message, kind), indent=None, preserving_proto_field_name=True
+                )
+            except (json_format.Error, ValueError) as wrong:
+                raise CodecError(f"{kind.__name__} cannot be sent as JSON: {wrong}") from wrong
             return text.encode()
 
         return Coder(JSON, encode, decode)

@@ -81,8 +81,7 @@ class Discovery:
     # --- Listener -------------------------------------------------------------------------------
 
     def on_connected(self) -> None:
-        """Look again whether this server has JetStream."""
-        self._usable = None
+        """Nothing to do: whoever needs JetStream next looks whether this server has it."""
 
     def on_disconnected(self) -> None:
         """Know nothing of the next server."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import binascii
 import re
 import ssl
 
 import nats.errors
+from nkeys import NkeysError
 
 from busmicro.errors import (
     BusmicroError,
@@ -80,6 +82,15 @@ def is_refusal(error: BaseException) -> bool:
     return "authorization violation" in text or "authentication" in text
 
 
+def _is_setup(error: BaseException) -> bool:
+    """Tell whether it is about a file or a key that the settings name."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return True
+    return (
+        isinstance(error, NkeysError | binascii.Error) or MAPPED.get(type(error)) is SetupError  # type: ignore[call-overload]
+    )
+
+
 def explain(error: BaseException, url: str) -> BusmicroError:
     """Turn a failure to connect into an error that says what to do."""
     where = hide_secrets(url)
@@ -88,6 +99,8 @@ def explain(error: BaseException, url: str) -> BusmicroError:
             f"{where} shows a certificate that is not trusted ({error.verify_message}); "
             "set BUSMICRO_TLS_CA, or BUSMICRO_TLS_HOSTNAME if the name differs"
         )
+    if _is_setup(error):
+        return SetupError(f"a BUSMICRO_ setting cannot be used: {str(error) or type(error).__name__}")
     if is_refusal(error):
         return Unauthenticated(
             f"{where} refuses these credentials; set BUSMICRO_USER and BUSMICRO_PASSWORD, "

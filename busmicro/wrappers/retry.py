@@ -56,8 +56,8 @@ class Retry:
 
     Args:
         attempts: How often in all, 1 to 10; 1 switches it off.
-        attempt_timeout: Seconds for one attempt of an idempotent call; left out, the time that is
-            left is shared among the attempts that are left.
+        attempt_timeout: Seconds for one attempt of an idempotent call; left out, an attempt gets
+            half of the time that is left, and the last one all of it.
         clock: Where time comes from.
         jitter: A number from 0 to 1 each time it is asked.
     """
@@ -112,9 +112,9 @@ class Retry:
         tried = call.copy()
         if attempt > 1:
             tried.headers[ATTEMPT] = str(attempt)
-        if call.spec.idempotent and call.deadline is not None and self._attempts > 1:
+        if call.spec.idempotent and call.deadline is not None and attempt < self._attempts:
             now = self._clock.now()
-            share = self._attempt_timeout or (call.deadline - now) / (self._attempts - attempt + 1)
+            share = self._attempt_timeout or (call.deadline - now) / 2
             tried.deadline = min(call.deadline, now + max(share, _SHORTEST_ATTEMPT))
         return tried
 

@@ -176,7 +176,7 @@ def terminal(home: Path, url: str) -> Callable[..., str]:
     def run(*args: str, **env: str) -> str:
         ours, theirs = pty.openpty()
         given = {"BUSMICRO_NATS_URL": url, "COLUMNS": "100", **env}
-        with open(ours, "rb", buffering=0) as screen:
+        with os.fdopen(ours, "rb", buffering=0) as screen:
             process = subprocess.Popen(
                 [sys.executable, "-m", "busmicro", *args],
                 env=_environment(home, {k: v for k, v in given.items() if v}),

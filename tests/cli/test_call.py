@@ -6,13 +6,16 @@ import json
 import time
 
 import pytest
+from click.testing import CliRunner
+
+from busmicro.cli import cli
 
 pytestmark = pytest.mark.usefixtures("shop")
 
 
 @pytest.mark.parametrize(
     "words",
-    [['{"name": "John"}'], ["name=John"], ["name=John", "size:=3"], ["-"], ["@request.json"]],
+    [['{"name": "John"}'], ["name=John", "size:=3"], ["-"], ["@request.json"]],
 )
 def test_request_is_read_in_every_form(busmicro, home, words):
     """JSON, fields, stdin and a file are the same request; the reply is all that is printed."""
@@ -25,11 +28,11 @@ def test_request_is_read_in_every_form(busmicro, home, words):
 
 
 @pytest.mark.parametrize("words", [["{bad"], ["name=x", "{}"], ["@nowhere.json"], ["size:=x"]])
-def test_request_that_cannot_be_read_is_wrong_usage(busmicro, words):
+def test_request_that_cannot_be_read_is_wrong_usage(words):
     """What is not JSON is refused before anything is sent."""
-    shown = busmicro("call", "shop", "hello", *words)
+    shown = CliRunner().invoke(cli, ["call", "shop", "hello", *words])
 
-    assert shown.returncode == 2
+    assert shown.exit_code == 2
     assert "Error: " in shown.stderr
 
 
@@ -66,9 +69,9 @@ def test_advertised_timeout_counts_and_an_option_wins(busmicro):
     busmicro("call", "shop", "Slow.down")
     own = time.monotonic() - began
     began = time.monotonic()
-    busmicro("call", "shop", "Slow.down", "--timeout", "1.5")
+    busmicro("call", "shop", "Slow.down", "--timeout", "1.2")
 
-    assert time.monotonic() - began > own + 0.7
+    assert time.monotonic() - began > own + 0.5
 
 
 def test_headers_are_sent(busmicro):
@@ -76,7 +79,7 @@ def test_headers_are_sent(busmicro):
     shown = busmicro("call", "shop", "header", '"X-Tenant"', "-H", "X-Tenant: blue")
 
     assert shown.stdout == '"blue"\n'
-    assert busmicro("call", "shop", "header", '"a"', "-H", "nonsense").returncode == 2
+    assert CliRunner().invoke(cli, ["call", "shop", "header", "-H", "nonsense"]).exit_code == 2
 
 
 def test_one_node_is_asked(busmicro):
@@ -103,9 +106,11 @@ def test_all_of_nobody_is_not_found(busmicro):
     assert busmicro("call", "shup", "hello", "--all").returncode == 69
 
 
-def test_all_and_node_exclude_each_other(busmicro):
+def test_all_and_node_exclude_each_other():
     """Every node and one node cannot both be meant."""
-    assert busmicro("call", "shop", "hello", "--all", "--node", "node-1").returncode == 2
+    words = ["call", "shop", "hello", "--all", "--node", "node-1"]
+
+    assert CliRunner().invoke(cli, words).exit_code == 2
 
 
 def test_many_calls_are_summed_up(busmicro):

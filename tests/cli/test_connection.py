@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from busmicro.cli import cli
 
 
 @pytest.fixture
@@ -27,10 +30,8 @@ def context(tmp_path):
     "words",
     [
         ["services"],
-        ["describe", "shop"],
         ["call", "shop", "hello"],
         ["health"],
-        ["stats"],
         ["run", "shop:shop", "--no-wait"],
     ],
     ids=" ".join,
@@ -158,6 +159,21 @@ def test_credentials_are_not_mixed(context, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [["--timeout", "-1"], ["--timeout", "x"], ["--nonsense"]])
-def test_wrong_usage_ends_with_2(busmicro, wrong):
+def test_wrong_usage_ends_with_2(wrong):
     """What cannot be meant is refused before anything is sent."""
-    assert busmicro("services", *wrong).returncode == 2
+    assert CliRunner().invoke(cli, ["services", *wrong]).exit_code == 2
+
+
+def test_credentials_are_asked_for_and_taken(busmicro, start, nowhere, tmp_path):
+    """A server that wants credentials is exit code 80 without them; they are never printed."""
+    config = tmp_path / "nats.conf"
+    config.write_text('authorization { user: "ann", password: "hidden" }')
+    server = start("server", "--port", nowhere.rpartition(":")[2], "--config", str(config))
+    assert server.stdout.readline().strip() == nowhere
+
+    refused = busmicro("services", "-s", nowhere, "--user", "ann", "--password", "hidden2", "-vv")
+    taken = busmicro("services", "-s", nowhere, "--user", "ann", BUSMICRO_PASSWORD="hidden")
+
+    assert (refused.returncode, taken.returncode) == (80, 0)
+    assert "refuses these credentials" in refused.stderr
+    assert "hidden" not in refused.stderr

@@ -61,8 +61,8 @@ class Process:
         self.closing.append(made.close)
         return made
 
-    def srv(self, *, namespace: str = "") -> SrvRegistry:
-        made = SrvRegistry(self.transport, self.replies, namespace=namespace, poll=0.2)
+    def srv(self, *, namespace: str = "", poll: float = 0.2) -> SrvRegistry:
+        made = SrvRegistry(self.transport, self.replies, namespace=namespace, poll=poll)
         self.closing.append(made.close)
         return made
 
@@ -251,9 +251,32 @@ async def test_a_node_is_written_again_at_once_after_a_restart(
     await until(lambda: here.transport.connected and there.transport.connected)
 
     async def known() -> bool:
-        return await ids(asking) == ["n1"]
+        found = await asking.service("greeter")
+        return found is not None and found.descriptions == {"n1": HELLO}
 
     await until(known, timeout=2.0)
+
+
+async def test_the_last_good_view_stays_while_nobody_can_be_heard(
+    server: NatsServer, connect: Connect, until: Until
+) -> None:
+    """A server that is down for longer than the time to live makes nobody leave."""
+    here, there = await connect(server.url), await connect(server.url)
+    registry, watching = here.kv(ttl=1.0), there.kv(ttl=1.0)
+    await registry.register(node("n1"), HELLO)
+
+    async with watching.watch() as changes:
+        assert await hear(changes, 1) == [("joined", "n1")]
+        server.kill()
+        await asyncio.sleep(1.3)
+        meanwhile = await ids(watching)
+        await server.restart()
+        await until(lambda: here.transport.connected and there.transport.connected)
+        await registry.register(node("n2"), HELLO)
+        heard = await hear(changes, 1)
+
+    assert meanwhile == ["n1"]
+    assert heard == [("joined", "n2")]
 
 
 NODE_PROGRAM = """
@@ -381,7 +404,7 @@ async def test_a_watcher_works_where_acknowledgements_have_the_second_format(
 
 
 async def test_without_jetstream_everything_works_through_srv_with_one_warning(
-    connect: Connect, caplog: pytest.LogCaptureFixture
+    connect: Connect, caplog: pytest.LogCaptureFixture, until: Until
 ) -> None:
     """It says what is missing, what still works and how to enable it, and says so once."""
     async with NatsServer(jetstream=False) as server:
@@ -398,6 +421,9 @@ async def test_without_jetstream_everything_works_through_srv_with_one_warning(
             async with asking.watch() as changes:
                 heard = await hear(changes, 2)
             await registry.deregister(node("n1"))
+            there.transport.lose()
+            await until(lambda: there.transport.reconnects)
+            assert not await asking.kv_usable()
 
         assert warnings == 1
         assert caplog.text.count("nats-server -js") == 1
@@ -619,6 +645,45 @@ async def test_services_of_another_framework_are_seen_with_their_own_subjects(
     legacy = everyone[1].nodes[0].id
     assert sorted(heard[:2]) == sorted([("joined", "n1"), ("joined", legacy)])
     assert heard[2] == ("left", legacy)
+
+
+async def test_a_good_bye_on_srv_is_noticed_at_the_next_look(
+    server: NatsServer, connect: Connect
+) -> None:
+    """Who did not answer is asked again; if nobody is there, that is certain at once."""
+    here, there = await connect(server.url), await connect(server.url)
+    registry = here.srv()
+    await registry.register(node("n1"), HELLO)
+
+    async with there.srv(poll=0.8).watch() as changes:
+        assert await hear(changes, 1) == [("joined", "n1")]
+        await registry.deregister(node("n1"))
+        began = time.monotonic()
+        assert await hear(changes, 1) == [("left", "n1")]
+
+    assert time.monotonic() - began < 2.0  # silence alone would take 2.5
+
+
+async def test_a_node_that_comes_back_later_than_the_watcher_has_not_left_srv(
+    server: NatsServer, connect: Connect, until: Until
+) -> None:
+    """After a restart everybody gets a moment to connect again."""
+    here, there = await connect(server.url), await connect(server.url)
+    await here.srv().register(node("n1"), HELLO)
+
+    async with there.srv().watch() as changes:
+        assert await hear(changes, 1) == [("joined", "n1")]
+        server.kill()
+        await here.transport.close()
+        await server.restart()
+        await until(lambda: there.transport.connected)
+        await asyncio.sleep(0.5)
+        back = (await connect(server.url)).srv()
+        await back.register(node("n1"), HELLO)
+        await back.register(node("n2"), HELLO)
+        heard = await hear(changes, 1)
+
+    assert heard == [("joined", "n2")]
 
 
 async def test_lookup_is_quick_whoever_is_there(

@@ -23,6 +23,7 @@ from busmicro.errors import (
 from busmicro.settings import Settings
 from busmicro.timers import Timers
 from busmicro.transport import Bucket, JetStream, NatsTransport, Replies, err_code
+from busmicro.transport.jetstream import is_gone
 
 Until = Callable[..., Awaitable[None]]
 Connect = Callable[[str], Awaitable[JetStream]]
@@ -228,6 +229,22 @@ async def test_the_marker_of_a_key_whose_time_is_over_is_no_value(
     assert await bucket.snapshot() == {}
 
 
+@pytest.mark.parametrize(
+    ("header", "payload", "expected"),
+    [
+        (b"", b"v", False),
+        (b"NATS/1.0\r\nNats-TTL: 5s\r\n\r\n", b"v", False),
+        (b"", b"", True),
+        (b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n", b"", True),
+        (b"NATS/1.0\r\nKV-Operation: PURGE\r\n\r\n", b"with a word of farewell", True),
+        (b"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: 1s\r\n\r\n", b"x", True),
+    ],
+)
+async def test_what_says_that_a_key_is_gone(header: bytes, payload: bytes, expected: bool) -> None:
+    """A deletion, the end of a time to live, or nothing at all."""
+    assert is_gone(header, payload) is expected
+
+
 async def test_what_marks_a_deleted_key_does_not_stay_for_ever(
     bucket: Bucket, jetstream: JetStream
 ) -> None:
@@ -361,6 +378,7 @@ async def test_a_bucket_in_a_cluster_survives_the_loss_of_a_server(
         bucket = Bucket(jetstream, "things")
         await bucket.open()
         await bucket.put("k", b"v")
+        info = await jetstream.api("STREAM.INFO.KV_things")
         (mine,) = (s for s in cluster.servers if s.url == jetstream.transport.server_url)
         mine.kill()
 
@@ -371,6 +389,8 @@ async def test_a_bucket_in_a_cluster_survives_the_loss_of_a_server(
                 return False
 
         await until(readable)
+
+    assert info["config"]["num_replicas"] == 3
 
 
 class OldJetStream(JetStream):

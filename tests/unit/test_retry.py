@@ -197,7 +197,7 @@ async def test_attempts_of_an_idempotent_call_share_the_time(clock: FakeClock):
 
     await run(retry, call_of(idempotent=True, deadline=now + 3.0), target)
 
-    assert target.tried[0].deadline == pytest.approx(now + 1.0)
+    assert target.tried[0].deadline == pytest.approx(now + 1.5)
     assert target.tried[2].deadline == pytest.approx(now + 3.0)
 
 

@@ -31,8 +31,14 @@ fmt: setup ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only .
 
-bench: setup ## calls, memory and start-up beside hand-written nats-py
-	$(BIN)/python benchmarks/rpc.py
+bench: .venv-bench/.ready ## calls, start-up and memory beside nats-py, FastStream and grpc.aio
+	.venv-bench/bin/python benchmarks/rpc.py
+
+# What a user installs, plus the rivals: optional parts such as WebSocket support cost start-up time.
+.venv-bench/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	PIP_CONSTRAINT=constraints.txt .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -e ".[server,bench]"
+	@touch $@
 
 clean: ## remove .venv and caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

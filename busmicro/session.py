@@ -61,10 +61,10 @@ class Session(Generic[S]):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
-        if self._chain is None or asyncio.current_task() is not self._task:
-            if self._chain is not None:
-                self._chain.close()
-            raise RuntimeError("leave a stream in the task that entered it")
+        if self._chain is None:
+            raise RuntimeError("this stream was never entered; use `async with`")
+        if asyncio.current_task() is not self._task:
+            raise _closed(self._chain, "leave a stream in the task that entered it")
         try:
             again = await _Step(self._chain, exc)
         except BaseException as raised:
@@ -72,8 +72,7 @@ class Session(Generic[S]):
                 return False
             raise
         if again:
-            self._chain.close()
-            raise RuntimeError("a wrapper called call_next again after the stream had opened; raise")
+            raise _closed(self._chain, "a wrapper called call_next again after the stream opened")
         return False
 
     async def _run(self) -> None:
@@ -89,6 +88,16 @@ class Session(Generic[S]):
             self._opened.append(stream)
             await _Pause()
         return None
+
+
+def _closed(chain: Coroutine[object, None, None], text: str) -> RuntimeError:
+    """Close a chain that cannot be run to its end, and make the error that says why."""
+    error = RuntimeError(text)
+    try:
+        chain.close()
+    except BaseException as failure:  # wrappers that cannot clean up in this task
+        error.__cause__ = failure
+    return error
 
 
 class _Pause:

@@ -112,10 +112,12 @@ class Retry:
         tried = call.copy()
         if attempt > 1:
             tried.headers[ATTEMPT] = str(attempt)
-        if call.spec.idempotent and call.deadline is not None and attempt < self._attempts:
+        if call.spec.idempotent and call.deadline is not None:
             now = self._clock.now()
-            share = self._attempt_timeout or (call.deadline - now) / 2
-            tried.deadline = min(call.deadline, now + max(share, _SHORTEST_ATTEMPT))
+            share = call.deadline - now
+            if attempt < self._attempts:
+                share = max(share / 2, _SHORTEST_ATTEMPT)
+            tried.deadline = min(call.deadline, now + (self._attempt_timeout or share))
         return tried
 
     def _pause(self, call: Call, failure: CallError, attempt: int, budget: Budget) -> float | None:

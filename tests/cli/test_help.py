@@ -105,10 +105,10 @@ def test_completion_knows_verbs(busmicro):
 
 
 @pytest.mark.usefixtures("shop")
-def test_completion_knows_what_is_up(busmicro):
+def test_completion_knows_what_is_up(busmicro, eventually):
     """Names of services and endpoints are those that are up now."""
-    assert _complete(busmicro, "call sh") == ["shop"]
-    assert _complete(busmicro, "call shop S") == ["Slow.down"]
+    eventually(lambda: _complete(busmicro, "call sh") == ["shop"])
+    eventually(lambda: _complete(busmicro, "call shop S") == ["Slow.down"])
     assert _complete(busmicro, "-n other call sh") == []
 
 

@@ -309,6 +309,12 @@ async def test_leaving_in_another_task_is_refused(timing: Timing, pipe: Pipe):
     assert pipe.closed == "GeneratorExit"
 
 
+async def test_leaving_what_was_never_entered_is_refused(pipe: Pipe):
+    """A stream used without `async with` is told so."""
+    with pytest.raises(RuntimeError, match="async with"):
+        await session([], opening(pipe)).__aexit__(None, None, None)
+
+
 async def test_wrapper_that_does_not_call_on_is_refused(pipe: Pipe):
     """A wrapper that answers a stream by itself is told to raise instead."""
 

@@ -78,6 +78,7 @@ class Call:
     """
 
     __slots__ = (
+        "_block",
         "_decode",
         "_headers",
         "_message",
@@ -98,8 +99,12 @@ class Call:
         deadline: float | None = None,
         payload: bytes = b"",
         decode: Decode | None = None,
+        block: bytes = b"",
     ) -> None:
-        """Make one; with `decode` given, `message` is what it makes of `payload`."""
+        """Make one; with `decode` given, `message` is what it makes of `payload`.
+
+        `block` is a header block, to be made `headers` if somebody asks for them.
+        """
         self.spec = spec
         """What is called."""
         self.deadline = deadline
@@ -111,6 +116,7 @@ class Call:
         self._message = message
         self._decode = decode
         self._headers = headers
+        self._block = block
         self._reply_headers: Headers | None = None
         self._taps: list[Tap] | None = None
 
@@ -138,7 +144,7 @@ class Call:
     def headers(self) -> Headers:
         """The headers of the request."""
         if self._headers is None:
-            self._headers = Headers({})
+            self._headers = Headers(self._block or {})
         return self._headers
 
     @property
@@ -155,7 +161,7 @@ class Call:
     @property
     def has_headers(self) -> bool:
         """Are there request headers? Asking costs less than making them."""
-        return bool(self._headers)
+        return bool(self._block if self._headers is None else self._headers)
 
     @property
     def has_reply_headers(self) -> bool:
@@ -175,6 +181,7 @@ class Call:
         other.spec, other.deadline, other.payload = self.spec, self.deadline, self.payload
         other._message, other._decode = self._message, self._decode
         other._headers = None if self._headers is None else self._headers.copy()
+        other._block = self._block
         other._reply_headers, other.began = None, False
         other._taps = None if self._taps is None else list(self._taps)
         return other

@@ -309,3 +309,16 @@ class Disconnected(Unavailable):
 
     def __init__(self, message: str, *, not_run: bool) -> None:
         super().__init__(message, not_run=not_run)
+
+
+def exit_code(failure: BusmicroError) -> int:
+    """Return the exit code of a command that failed this way.
+
+    2 for wrong code or settings, 3 for a NATS that cannot be reached, 64 and the gRPC number for
+    any other end of a call (as grpcurl has it), 1 for the rest.
+    """
+    if isinstance(failure, Disconnected) and failure.not_run:
+        return 3
+    if isinstance(failure, CallError):
+        return TABLE[failure.code].exit_code
+    return 2 if isinstance(failure, SetupError) else 1

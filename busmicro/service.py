@@ -22,7 +22,7 @@ from busmicro.call import Wrapper
 from busmicro.clock import SYSTEM_CLOCK
 from busmicro.codecs import json_schema
 from busmicro.endpoint import EndpointOptions, Function, options_of, public_methods
-from busmicro.errors import TABLE, BusmicroError, CallError, Disconnected, SetupError
+from busmicro.errors import BusmicroError, Disconnected, SetupError, exit_code
 from busmicro.registry import Description, EndpointRecord, Node
 from busmicro.rpc import HEALTH, STATS, Client, Endpoints, Monitor, RpcServer, iso
 from busmicro.rpc.handlers import Endpoint
@@ -40,8 +40,6 @@ log = logging.getLogger("busmicro.service")
 
 F = TypeVar("F", bound=Function)
 Lifespan = Callable[["Service"], AbstractAsyncContextManager[object]]
-
-EXIT_NO_SERVER = 3
 
 
 class Service:
@@ -83,7 +81,8 @@ class Service:
         self.version = check_version(version)
         self.id = check_node(id or secrets.token_hex(6))
         self.metadata = dict(metadata or {})
-        self._given = {"nats_url": url, "namespace": Subjects(namespace).namespace or None}
+        namespace = Subjects(namespace).namespace
+        self._given: dict[str, str | None] = {"nats_url": url, "namespace": namespace or None}
         self._settings = settings
         self._client_wrappers = list(client_wrappers)
         self._handler_wrappers = list(handler_wrappers)
@@ -185,6 +184,19 @@ class Service:
         if self._life is not None:
             raise SetupError(f"{self.name} serves already: add {what} before it starts")
 
+    @property
+    def said(self) -> dict[str, object]:
+        """The settings that the code has chosen; everything else comes from the environment."""
+        if self._settings is not None:
+            return {name: getattr(self._settings, name) for name in self._settings.model_fields_set}
+        given = {name: value for name, value in self._given.items() if value is not None}
+        return {**given, "name": f"{self.name}/{self.id}"}
+
+    def configure(self, settings: Settings) -> None:
+        """Run with these settings, and with none from the environment."""
+        self._must_not_serve("settings")
+        self._settings = settings
+
     # --- its life -------------------------------------------------------------------------------
 
     @property
@@ -217,9 +229,8 @@ class Service:
             PermissionDenied: A subject may not be subscribed to; the text names it.
         """
         self._must_not_serve("nothing twice")
-        given = {**self._given, "nats_url": url or self._given["nats_url"]}
-        settings = self._settings or Settings.load(**given, name=f"{self.name}/{self.id}")
-        life = _Life(self, settings)
+        more = {"nats_url": url} if url else {}
+        life = _Life(self, self._settings or Settings.load(**{**self.said, **more}))
         self._life = life
         try:
             await life.begin(wait=wait)
@@ -395,13 +406,6 @@ def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def exit_code(failure: BusmicroError) -> int:
-    """Return the exit code of a command that failed this way."""
-    if isinstance(failure, Disconnected) and failure.not_run:
-        return EXIT_NO_SERVER
-    return TABLE[failure.code].exit_code if isinstance(failure, CallError) else 2
 
 
 def _next_step(failure: BusmicroError) -> str:

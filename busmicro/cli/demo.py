@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack
 import click
 
 from busmicro.cli.demo_greeter import HelloReply, HelloRequest
+from busmicro.cli.options import verb
 from busmicro.embedded import NatsServer
 from busmicro.errors import CallError
 from busmicro.rpc import Client
@@ -28,7 +29,7 @@ _SECONDS = 4.0
 _AT_ONCE = 64
 
 
-@click.command()
+@verb("demo")
 def demo() -> None:
     """Show a service with three nodes, and one of them killed under load."""
     logging.getLogger("busmicro").setLevel(logging.ERROR)
@@ -67,11 +68,7 @@ def _say(text: str = "") -> None:
 
 
 def _node(node: str, url: str) -> subprocess.Popen[bytes]:
-    code = (
-        "from busmicro.cli.demo_greeter import service\n"
-        f"service.id = {node!r}\n"
-        "service.run()\n"
-    )
+    code = f"from busmicro.cli.demo_greeter import service\nservice.id = {node!r}\nservice.run()\n"
     env = {**os.environ, "BUSMICRO_NATS_URL": url}
     return subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.DEVNULL)  # noqa: S603
 

@@ -7,13 +7,12 @@ import json
 from busmicro.cli.words import complain
 from busmicro.embedded import ServerFailed
 from busmicro.errors import (
-    TABLE,
     BusmicroError,
     CallError,
     Code,
     Disconnected,
-    SetupError,
     Unauthenticated,
+    exit_code,
 )
 
 FAILED, USAGE, NO_SERVER, TIME_IS_UP = 1, 2, 3, 124
@@ -27,15 +26,6 @@ _HINTS = {
     Code.DATA_LOSS: "--raw, to see what came",
     Code.RESOURCE_EXHAUSTED: "again later, or: busmicro stats {service}",
 }
-
-
-def exit_code(failure: BusmicroError) -> int:
-    """Return the exit code of a verb that failed this way."""
-    if isinstance(failure, Disconnected) and failure.not_run:
-        return NO_SERVER
-    if isinstance(failure, CallError):
-        return TABLE[failure.code].exit_code
-    return USAGE if isinstance(failure, SetupError) else FAILED
 
 
 def report(failure: Exception, *, hint: str = "", service: str = "") -> int:

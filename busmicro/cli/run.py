@@ -63,18 +63,14 @@ def _not_found(wrong: TargetError) -> int:
 
 def use(service: Service) -> None:
     """Let the command line win over what the service's code says."""
-    service._settings = effective(service)  # noqa: SLF001 - Service.run takes no settings
+    service.configure(effective(service))
 
 
 def effective(service: Service) -> Settings:
     """Return the settings that the service will run with."""
-    own = service._settings  # noqa: SLF001
-    said = {name: value for name, value in service._given.items() if value}  # noqa: SLF001
-    if own is not None:
-        said = {name: getattr(own, name) for name in own.model_fields_set}
+    said = service.said
     found = values(given(), known="nats_url" in said)
-    name = f"{service.name}/{service.id}"
-    return Settings.load(**{**found, **said, **insisted(given()), "name": name})
+    return Settings.load(**{**found, **said, **insisted(given())})
 
 
 # --- a nats-server ------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ class Answers(list[T], Generic[T]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.nodes: list[str] = []
+        """The ids of the nodes that replied, in the order of their replies."""
         self.failures: dict[str, CallError] = {}
         """What went wrong, by node id, where a node did not reply or replied with an error."""
 
@@ -305,6 +307,7 @@ class Client:
                 answers.failures[node] = outcome
             else:
                 answers.append(outcome)
+                answers.nodes.append(node)
         return answers
 
     def stub(self, cls: type[T], *, service: str) -> T:

@@ -185,6 +185,8 @@ class Remote:
             call.reply_headers = Headers(header)
         return self._reply.decode(header, body)
 
+    send.leaves_call_alone = True  # type: ignore[attr-defined]
+
     def _request(self, payload: bytes, lines: bytes, deadline: float) -> Awaitable[Reply]:
         left = deadline - time.monotonic()
         if left <= 0:
@@ -238,9 +240,10 @@ class Remote:
         subject = subjects.get(spec.endpoint)
         if subject is None:
             raise unknown_endpoint(spec.service, spec.endpoint, list(subjects)) from failure
-        if self._node or subject.encode() == self._subject:
-            raise Unavailable(
-                f"no node serves {failure.subject} any more", not_run=True
-            ) from failure
+        if self._node:
+            raise Unavailable(f"{spec.service} has no node {self._node}", not_run=True) from failure
+        if subject.encode() == self._subject:
+            gone = f"the node that served {failure.subject} has just gone"
+            raise Unavailable(gone, not_run=True) from failure
         found: bytes = subject.encode()
         return found

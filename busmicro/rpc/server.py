@@ -17,7 +17,7 @@ from difflib import get_close_matches
 
 from busmicro.bus import Bus
 from busmicro.call import Call, Handler, Wrapper, compose, enter_call
-from busmicro.codecs import JSON, Coder, Coders
+from busmicro.codecs import JSON, Coder
 from busmicro.errors import (
     BusmicroError,
     CallError,
@@ -35,7 +35,6 @@ from busmicro.headers import (
     FIND_CONTENT_TYPE,
     FIND_TIMEOUT,
     VERSION_LINE,
-    Headers,
     encode_lines,
     find,
 )
@@ -79,7 +78,7 @@ class RpcServer:
         self._running: dict[bytes, _Request] = {}
         self._stopped = False
         self._idle = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -187,14 +186,13 @@ class RpcServer:
             return False
         return True
 
-    def run(self, request: _Request) -> None:
-        """Give an admitted request its task."""
+    def own(self, request: _Request) -> None:
+        """Keep an admitted request under its reply subject, until it is done."""
         key = request.reply
         if key in self._running:  # two requests with one reply subject: both run, both answer
             key = b"%b %d" % (key, id(request))
         request.key = key
         self._running[key] = request
-        request.task = self._loop.create_task(request.run())
 
     def done(self, request: _Request) -> None:
         """Forget a request that has ended."""
@@ -236,7 +234,8 @@ def unknown_endpoint(service: str, name: str, known: Sequence[str]) -> Unimpleme
     """Say that a service lives but does not have an endpoint, and which come close."""
     close = get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    return Unimplemented(f"{service} has no endpoint {name!r}{hint}", not_run=True)
+    said = f"{service} has no endpoint {name!r}{hint}"
+    return Unimplemented(said, origin=service, not_run=True)
 
 
 class _Binding:
@@ -251,8 +250,11 @@ class _Binding:
 
     def on_request(self, _subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         """Take one message off the wire."""
-        if self.server.admit(reply):
-            self.server.run(_Request(self, reply, header, payload))
+        server = self.server
+        if server.admit(reply):
+            request = _Request(self, reply, header, payload)
+            server.own(request)
+            request.task = server.loop.create_task(request.run())
 
 
 class _Request:
@@ -294,7 +296,13 @@ class _Request:
             deadline = self.arrived + timeout
             _check_time(deadline)
             server.timers.set(self, deadline)
-            call = self._call(endpoint, content_type, deadline)
+            call = Call(
+                endpoint.spec,
+                deadline=deadline,
+                payload=self.payload,
+                decode=endpoint.requests.require(content_type).decode,
+                block=self.header,
+            )
             enter_call(call)
             message = await self.binding.chain(call)
             encoder = endpoint.replies.find(content_type) or endpoint.replies.default
@@ -309,6 +317,9 @@ class _Request:
             if call is not None and call.began:
                 failure.not_run = False  # true of a call that the handler made, not of this one
             self._answer_error(failure)
+        except CodecError as wrong:
+            error = str(wrong)
+            self._answer_error(InvalidArgument(error, details=wrong.details))
         except asyncio.CancelledError:
             error = "cancelled"
             self._answer_error(Cancelled("the handler was cancelled"))
@@ -337,18 +348,6 @@ class _Request:
             timeout = min(int(left) / 1000, _LONGEST_TIMEOUT)
         content_type = find(header, lowered, FIND_CONTENT_TYPE)
         return content_type.decode("utf-8", "replace") if content_type else "", timeout
-
-    def _call(self, endpoint: Endpoint, content_type: str, deadline: float) -> Call:
-        decoder = endpoint.requests.find(content_type)
-        if decoder is None:
-            raise _wrong_content_type(endpoint.requests, content_type)
-        return Call(
-            endpoint.spec,
-            headers=Headers(self.header),
-            deadline=deadline,
-            payload=self.payload,
-            decode=decoder.decode,
-        )
 
     def _encode(self, call: Call, encoder: Coder, message: object) -> tuple[bytes, bytes]:
         """Turn what the handler returned into payload and header block."""
@@ -384,14 +383,6 @@ class _Request:
 def _check_time(deadline: float) -> None:
     if time.monotonic() >= deadline:
         raise DeadlineExceeded("the time ran out before the handler began", not_run=True)
-
-
-def _wrong_content_type(coders: Coders, content_type: str) -> CallError:
-    try:
-        coders.require(content_type)
-    except CodecError as wrong:
-        return InvalidArgument(str(wrong))
-    return Internal("unreachable")
 
 
 def _reply_header(content_type: str, call: Call) -> bytes:

@@ -100,7 +100,9 @@ def explain(error: BaseException, url: str) -> BusmicroError:
             "set BUSMICRO_TLS_CA, or BUSMICRO_TLS_HOSTNAME if the name differs"
         )
     if _is_setup(error):
-        return SetupError(f"a BUSMICRO_ setting cannot be used: {str(error) or type(error).__name__}")
+        return SetupError(
+            f"a BUSMICRO_ setting cannot be used: {str(error) or type(error).__name__}"
+        )
     if is_refusal(error):
         return Unauthenticated(
             f"{where} refuses these credentials; set BUSMICRO_USER and BUSMICRO_PASSWORD, "

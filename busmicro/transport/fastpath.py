@@ -49,6 +49,7 @@ _M, _H, _P, _MINUS = b"MHP-"
 _MAX_LINE_BYTES: Final = 1024 * 1024
 """No control line is longer; an INFO with a thousand cluster URLs is 30 kB."""
 
+_CLOSE_WITHIN: Final = 0.5
 _HIGH_WATER_BYTES: Final = 1024 * 1024
 """More than this in the loop's buffer means that the server does not keep up."""
 DEFAULT_MAX_PAYLOAD_BYTES: Final = 1024 * 1024
@@ -207,7 +208,10 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
             op = buf[at]
             if op == _M or (op == _H and buf[at + 1] == _M):
                 args = buf[at:eol].split()
-                end = eol + 4 + int(args[-1])
+                length = int(args[-1])
+                if length < 0:
+                    raise ValueError(f"a message of {length} bytes")
+                end = eol + 4 + length
                 if end > size:
                     self._missing = end - size
                     break
@@ -225,7 +229,7 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
                         header, payload = buf[eol + 2 : body], buf[body : end - 2]
                     try:
                         subscription.on_message(args[1], reply, header, payload)
-                    except Exception:
+                    except (Exception, asyncio.CancelledError):
                         log.exception("the callback of %r failed", subscription)
                 at = end
             else:
@@ -326,9 +330,8 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
         return await self._reader.readline()
 
     async def drain(self) -> None:
-        """Send what is queued and wait for room."""
+        """Send what is queued; nats-py must not wait for room, or it would never give up."""
         self._send()
-        await self._drained.wait()
 
     async def wait_closed(self) -> None:
         """Return when the connection has ended."""
@@ -336,10 +339,11 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
             await self._closed
 
     def close(self) -> None:
-        """Send what is queued, then end the connection."""
+        """Send what is queued, then end the connection; a peer that takes nothing is soon left."""
         if self._wire is not None:
             self._send()
             self._wire.close()
+            self._loop.call_later(_CLOSE_WITHIN, self._wire.abort)
 
     def abort(self) -> None:
         """End the connection now; what is queued is lost."""

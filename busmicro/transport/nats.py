@@ -41,6 +41,8 @@ log = logging.getLogger("busmicro.transport")
 
 _FIRST_WAIT = 0.05
 _CLOSE_TIMEOUT = 2.0
+_HELD_OVERHEAD_BYTES = 200
+"""What Python needs to remember a message that waits, however short it is."""
 
 
 class NatsTransport:
@@ -134,13 +136,25 @@ class NatsTransport:
         try:
             await self._connect_client(client, url, causes, is_plain=is_plain)
         except BaseException as error:
-            if path is not None:
-                path.abort()
+            await self._release(client)
             if not isinstance(error, Exception):
                 raise
             causes.append(error)
             raise explain(next(filter(is_refusal, causes), causes[0]), url) from error
         await self._established(client, path)
+
+    async def _release(self, client: Client) -> None:
+        """Close what nats-py leaves open when it could not connect."""
+        wire = client._transport  # noqa: SLF001 - the same private name
+        if isinstance(wire, FastPath):
+            wire.abort()
+        elif wire:
+            try:
+                async with asyncio.timeout(_CLOSE_TIMEOUT):
+                    wire.close()
+                    await wire.wait_closed()
+            except Exception as error:
+                log.debug("a WebSocket did not close in order: %s", error)
 
     async def _connect_client(
         self, client: Client, url: str, causes: list[BaseException], *, is_plain: bool
@@ -353,6 +367,7 @@ class NatsTransport:
             raise Disconnected("the connection is closed", not_run=True)
         if size > self.max_payload_bytes:
             raise PayloadTooLarge(size, self.max_payload_bytes)
+        size += len(subject) + len(reply) + _HELD_OVERHEAD_BYTES
         if self._held_bytes + size > self._settings.max_buffered_bytes:
             raise overfull(self._settings.max_buffered_bytes)
         self._held_bytes += size

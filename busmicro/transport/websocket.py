@@ -22,6 +22,8 @@ from busmicro.transport.fastpath import DEFAULT_MAX_PAYLOAD_BYTES, overfull
 log = logging.getLogger("busmicro.transport")
 
 _MAX_WAITING = 10_000
+_FLUSH_WITHIN = 60
+"""Whoever waits for a barrier has a time-out of their own, a shorter one."""
 
 
 class PlainPath:
@@ -38,12 +40,10 @@ class PlainPath:
         self.waiting_bytes = 0
         self._max_waiting_bytes = max_waiting_bytes
         self.max_payload_bytes = DEFAULT_MAX_PAYLOAD_BYTES
-        self._inbox = client.new_inbox()
-        self._pongs: list[asyncio.Future[None]] = []
+        self._pongs: set[asyncio.Future[None]] = set()
 
     async def start(self) -> None:
-        """Listen for our own barrier messages and begin to send."""
-        await self._client.subscribe(self._inbox, cb=self._on_pong)
+        """Begin to send."""
         self._tasks.spawn(self._run(), name="busmicro websocket")
 
     async def _run(self) -> None:
@@ -89,7 +89,7 @@ class PlainPath:
                 subscription.on_message(
                     message.subject.encode(), message.reply.encode(), header, message.data
                 )
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 log.exception("the callback of %r failed", subscription)
 
         async def send() -> None:
@@ -105,21 +105,38 @@ class PlainPath:
         async def send() -> None:
             native = self._native.pop(subscription.sid, None)
             if native is not None:
+                # nats-py's drain sends its PING ahead of its UNSUB, and what the server sends in
+                # between is lost; so one UNSUB goes first.
+                self._client._transport.write(b"UNSUB %d\r\n" % native._id)  # noqa: SLF001
                 await native.drain()  # type: ignore[no-untyped-call]
 
         self._commands.put_nowait(send)
 
     def ping(self) -> asyncio.Future[None]:
-        """Send a message to ourselves: it comes back when everything before it has passed."""
-        pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pongs.append(pong)
-        self._commands.put_nowait(lambda: self._client.publish(self._inbox))
-        return pong
+        """Ask the server twice whether it is there, after everything queued so far.
 
-    async def _on_pong(self, _message: Msg) -> None:
-        pong = self._pongs.pop(0)
-        if not pong.done():
-            pong.set_result(None)
+        nats-py's `flush` sends its PING ahead of what waits to be sent, so the first answer proves
+        nothing but that all of it has left; the second PING follows it.
+        """
+        pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pongs.add(pong)
+        pong.add_done_callback(self._pongs.discard)
+
+        async def flush() -> None:
+            try:
+                for _ in range(2):
+                    await self._client.flush(timeout=_FLUSH_WITHIN)
+            except Exception as failure:  # `stop` tells whoever waits
+                log.debug("a barrier over the WebSocket failed: %s", failure)
+            else:
+                if not pong.done():
+                    pong.set_result(None)
+
+        def begin() -> None:
+            self._tasks.spawn(flush(), name="busmicro barrier")
+
+        self._commands.put_nowait(begin)
+        return pong
 
     @property
     def writable(self) -> bool:
@@ -134,8 +151,7 @@ class PlainPath:
     async def stop(self) -> None:
         """Send nothing more; whoever waits for a barrier is told."""
         await self._tasks.cancel()
-        for pong in self._pongs:
+        for pong in tuple(self._pongs):
             if not pong.done():
                 pong.set_exception(Disconnected("the connection dropped", not_run=False))
                 pong.exception()
-        self._pongs.clear()

@@ -91,8 +91,10 @@ class Retry:
         """Make the call, and make it again while that is safe and worth it."""
         budget = self.budget(call.spec.service)
         attempt = 1
+        # The step at the bottom of a chain leaves the call alone, so there is nothing to undo.
+        bare = getattr(call_next, "leaves_call_alone", False) and not call.spec.idempotent
         while True:
-            tried = self._prepare(call, attempt)
+            tried = call if bare and attempt == 1 else self._prepare(call, attempt)
             try:
                 reply = await call_next(tried)
             except CallError as failure:

@@ -249,7 +249,8 @@ async def test_call_all_asks_every_node(busmicro_client, busmicro_start):
 
     answers = await busmicro_client.call_all("sensor", "where", returns=int, timeout=2.0)
 
-    assert sorted(answers) == [0, 1]
+    assert answers == [0, 1]
+    assert answers.nodes == ["sensor-0", "sensor-1"]
     assert {node: error.code for node, error in answers.failures.items()} == {
         "sensor-2": Code.UNAVAILABLE
     }

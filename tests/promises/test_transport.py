@@ -30,6 +30,9 @@ from busmicro import (
 from busmicro.timers import Timers
 from busmicro.transport import NatsTransport, Replies, Subscription, require_allowed
 
+# nats-py opens a WebSocket with a number of seconds where newer versions of aiohttp want an object.
+pytestmark = pytest.mark.filterwarnings("ignore:parameter 'timeout' of type 'float':DeprecationWarning")
+
 CONFIG = """
 max_payload: {max_payload}
 write_deadline: "5s"

@@ -27,6 +27,7 @@ from busmicro.registry import Description, EndpointRecord, Node
 from busmicro.rpc import HEALTH, STATS, Client, Endpoints, Monitor, RpcServer, iso
 from busmicro.rpc.handlers import Endpoint
 from busmicro.settings import Settings
+from busmicro.tasks import Tasks
 from busmicro.transport import (
     QUEUE_GROUP,
     Subjects,
@@ -39,6 +40,8 @@ from busmicro.wrappers import Recover
 log = logging.getLogger("busmicro.service")
 
 F = TypeVar("F", bound=Function)
+_LOOK_FOR_STREAMS_EVERY = 60.0
+
 Lifespan = Callable[["Service"], AbstractAsyncContextManager[object]]
 
 
@@ -353,6 +356,7 @@ class _Life:
         self._monitor.running = lambda: self.server.running
         self._monitor.refused = lambda: self.server.refused_replies
         self._stack = AsyncExitStack()
+        self._tasks = Tasks()
 
     async def begin(self, *, wait: bool) -> None:
         await self.bus.open(wait=wait)
@@ -366,10 +370,21 @@ class _Life:
             replies_allowed=self.server.replies_allowed,
         )
         await self.bus.discovery.register(self._node, self.description())
-        self.server.replies_allowed.protect(await self.bus.discovery.stream_subjects())
+        self._protect(await self.bus.discovery.stream_subjects())
+        self._tasks.spawn(self._keep_protecting(), name=f"{service.name} stream subjects")
+
+    def _protect(self, subjects: list[str]) -> None:
+        self.server.replies_allowed.protect(subjects)
+
+    async def _keep_protecting(self) -> None:
+        """Learn of streams that were made later; see `ReplyPolicy`."""
+        while True:
+            await asyncio.sleep(_LOOK_FOR_STREAMS_EVERY)
+            self._protect(await self.bus.discovery.stream_subjects())
 
     async def end(self, *, grace: float) -> None:
         self.ending = self._monitor.stopping = True
+        await self._tasks.cancel()
         await self.bus.discovery.deregister(self._node)
         await self.server.stop(grace)
         try:

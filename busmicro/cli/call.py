@@ -10,13 +10,13 @@ import click
 from busmicro.cli.body import parse, parse_headers
 from busmicro.cli.complete import endpoint_names, service_names
 from busmicro.cli.connection import connected
-from busmicro.cli.failures import exit_code, report
+from busmicro.cli.failures import report
 from busmicro.cli.find import ask_each, require, what_else
 from busmicro.cli.load import measure
 from busmicro.cli.options import given, verb
 from busmicro.cli.output import print_bytes, print_json, to_text
 from busmicro.cli.words import clean
-from busmicro.errors import BusmicroError, CallError, Unavailable
+from busmicro.errors import BusmicroError, CallError, Unavailable, exit_code
 from busmicro.registry import EndpointRecord
 from busmicro.rpc import Client
 

@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
-from busmicro.cli.failures import exit_code
 from busmicro.cli.options import given
 from busmicro.cli.output import print_json, print_text
 from busmicro.cli.words import complain
-from busmicro.errors import CallError
+from busmicro.errors import CallError, exit_code
 
 
 @dataclass(slots=True)

@@ -338,11 +338,6 @@ class NatsTransport:
         await self._up.wait()
 
     @property
-    def server_version(self) -> str:
-        """The version of the server, empty while the connection is down."""
-        return str(self._client.connected_server_version) if self._client else ""
-
-    @property
     def server_url(self) -> str:
         """The server it is connected to, without secrets; empty while the connection is down."""
         url = self._client.connected_url if self._client else None

@@ -125,5 +125,5 @@ class _Step:
             throw = None
             try:
                 yield wanted
-            except BaseException as exc:  # noqa: B036 - the chain decides what becomes of it
+            except BaseException as exc:  # the chain decides what becomes of it
                 throw = exc

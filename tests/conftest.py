@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import nats
 import pytest
 
 from busmicro import NatsServer
@@ -48,6 +49,17 @@ def start_program() -> Iterator[Node]:
             process.send_signal(signal.SIGCONT)
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def settled() -> Callable[[nats.NATS], Awaitable[None]]:
+    """Wait until the server knows all that a plain nats-py client has sent; `flush` does not."""
+
+    async def wait(raw: nats.NATS) -> None:
+        with pytest.raises(nats.errors.NoRespondersError):
+            await raw.request("nobody.listens.here", b"", timeout=5)
+
+    return wait
 
 
 @pytest.fixture

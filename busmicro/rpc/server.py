@@ -285,7 +285,7 @@ class _Request:
         self.key = b""
         self.task: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:  # noqa: PLR0915 - the order of a request's life, in one place
+    async def run(self) -> None:
         """Work the request through the chain and answer it."""
         self.started = True
         call: Call | None = None
@@ -312,26 +312,29 @@ class _Request:
             if not self.answered:
                 self.answered = True
                 server.answer(self.reply, payload, header)
-        except CallError as failure:
-            error = str(failure)
-            if call is not None and call.began:
-                failure.not_run = False  # true of a call that the handler made, not of this one
-            self._answer_error(failure)
-        except CodecError as wrong:
-            error = str(wrong)
-            self._answer_error(InvalidArgument(error, details=wrong.details))
-        except asyncio.CancelledError:
-            error = "cancelled"
-            self._answer_error(Cancelled("the handler was cancelled"))
-        except Exception as failure:
-            error = f"{type(failure).__name__}: {failure}"
-            log.exception("%s.%s failed outside its handler", endpoint.spec.service, endpoint.name)
-            self._answer_error(Internal("the service failed; its log says why"))
+        except (Exception, asyncio.CancelledError) as failure:
+            told = self._explain(failure, began=call is not None and call.began)
+            error = str(told)
+            self._answer_error(told)
         finally:
             server.timers.drop(self)
             endpoint.figures.count(time.monotonic() - self.arrived, error)
             server.done(self)
             self.task, self.payload, self.header = None, b"", b""
+
+    def _explain(self, failure: BaseException, *, began: bool) -> CallError:
+        """Turn what ended the request into what its caller is told."""
+        if isinstance(failure, CallError):
+            # what is true of a call that the handler made need not be true of this one
+            failure.not_run = failure.not_run and not began
+            return failure
+        if isinstance(failure, CodecError):
+            return InvalidArgument(str(failure), details=failure.details)
+        if isinstance(failure, asyncio.CancelledError):
+            return Cancelled("the handler was cancelled")
+        spec = self.binding.endpoint.spec
+        log.error("%s.%s failed outside its handler", spec.service, spec.endpoint, exc_info=failure)
+        return Internal("the service failed; its log says why")
 
     def _read_header(self, endpoint: Endpoint) -> tuple[str, float]:
         """Find content type and seconds allowed; most requests carry nothing else."""

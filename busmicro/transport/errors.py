@@ -7,7 +7,7 @@ import re
 import ssl
 
 import nats.errors
-from nkeys import NkeysError
+from nkeys import NkeysError  # type: ignore[import-untyped]
 
 from busmicro.errors import (
     BusmicroError,
@@ -23,7 +23,7 @@ _DENIED = re.compile(
     r'permissions violation for (publish|subscription) to "([^"\s]+)', re.IGNORECASE
 )
 
-MAPPED: dict[type[Exception], type[BusmicroError]] = {
+MAPPED: dict[type[BaseException], type[BusmicroError]] = {
     nats.errors.AuthorizationError: Unauthenticated,
     nats.errors.InvalidUserCredentialsError: SetupError,
     nats.errors.TimeoutError: DeadlineExceeded,
@@ -86,9 +86,7 @@ def _is_setup(error: BaseException) -> bool:
     """Tell whether it is about a file or a key that the settings name."""
     if isinstance(error, OSError) and error.filename is not None:
         return True
-    return (
-        isinstance(error, NkeysError | binascii.Error) or MAPPED.get(type(error)) is SetupError  # type: ignore[call-overload]
-    )
+    return isinstance(error, NkeysError | binascii.Error) or MAPPED.get(type(error)) is SetupError
 
 
 def explain(error: BaseException, url: str) -> BusmicroError:

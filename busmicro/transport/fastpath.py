@@ -23,7 +23,8 @@ Three things keep it honest: a payload that spans many reads is collected in a l
 (cost linear in its size); a callback that raises is logged and the loop goes on; a line that is
 not NATS ends this connection, and the supervisor in `nats.py` makes the next.
 
-One private name of nats-py is used, in `nats.py`: the attribute that holds this object.
+One private name of nats-py is used, in `nats.py`: the attribute that holds this object
+(`websocket.py` uses it too, and the id of a subscription).
 """
 
 from __future__ import annotations
@@ -79,6 +80,12 @@ def overfull(limit_bytes: int) -> ResourceExhausted:
         "publish more slowly, or raise BUSMICRO_MAX_BUFFERED_BYTES",
         not_run=True,
     )
+
+
+def _missing(size_bytes: int, *, of: int) -> int:
+    if of < 0:
+        raise ValueError(f"a message of {of} bytes")
+    return size_bytes
 
 
 class FastPath(NatsPyTransport, asyncio.Protocol):
@@ -208,12 +215,9 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
             op = buf[at]
             if op == _M or (op == _H and buf[at + 1] == _M):
                 args = buf[at:eol].split()
-                length = int(args[-1])
-                if length < 0:
-                    raise ValueError(f"a message of {length} bytes")
-                end = eol + 4 + length
-                if end > size:
-                    self._missing = end - size
+                end = eol + 4 + int(args[-1])
+                if not eol + 4 <= end <= size:
+                    self._missing = _missing(end - size, of=end - eol - 4)
                     break
                 subscription = subscriptions.get(args[2])
                 if subscription is None:
@@ -226,6 +230,8 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
                     else:
                         reply = args[3] if len(args) == 6 else b""
                         body = eol + 2 + int(args[-2])
+                        if not eol < body < end - 1:
+                            raise ValueError("a header longer than its message")
                         header, payload = buf[eol + 2 : body], buf[body : end - 2]
                     try:
                         subscription.on_message(args[1], reply, header, payload)

@@ -23,6 +23,7 @@ from busmicro.errors import (
     PayloadTooLarge,
     PermissionDenied,
     ResourceExhausted,
+    SetupError,
 )
 from busmicro.settings import Settings
 from busmicro.tasks import Tasks
@@ -93,15 +94,15 @@ class NatsTransport:
 
     async def _first_connection(self, *, wait: bool) -> None:
         loop = asyncio.get_running_loop()
-        began, said = loop.time(), loop.time()
+        said = float("-inf")
         for pause in self._pauses():
             try:
                 return await self._round()
             except Disconnected as failure:
                 if not wait:
                     raise
-                if said == began or loop.time() - said >= 10.0:
-                    said = loop.time() + 1e-9
+                if loop.time() - said >= 10.0:
+                    said = loop.time()
                     log.warning("%s; waiting for it", failure.message)
             await asyncio.sleep(pause)
         return None
@@ -139,6 +140,8 @@ class NatsTransport:
             await self._release(client)
             if not isinstance(error, Exception):
                 raise
+            if isinstance(error, BusmicroError):
+                raise
             causes.append(error)
             raise explain(next(filter(is_refusal, causes), causes[0]), url) from error
         await self._established(client, path)
@@ -151,8 +154,8 @@ class NatsTransport:
         elif wire:
             try:
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
-                    wire.close()
-                    await wire.wait_closed()
+                    wire.close()  # type: ignore[no-untyped-call]
+                    await wire.wait_closed()  # type: ignore[no-untyped-call]
             except Exception as error:
                 log.debug("a WebSocket did not close in order: %s", error)
 
@@ -196,10 +199,7 @@ class NatsTransport:
             "tls_handshake_first": s.tls_first,
         }
         if s.tls_ca or s.tls_cert or s.tls_first:
-            context = ssl.create_default_context(cafile=s.tls_ca)
-            if s.tls_cert:
-                context.load_cert_chain(s.tls_cert, s.tls_key)
-            options["tls"] = context
+            options["tls"] = _tls_context(s)
         if s.tls_hostname:
             options["tls_hostname"] = s.tls_hostname
         return options
@@ -417,6 +417,19 @@ class NatsTransport:
         for subscription in self._subscriptions.values():
             if subscription.subject.casefold() == subject.casefold():
                 subscription.denied = True
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca)
+        if settings.tls_cert:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except OSError as unusable:  # ssl.SSLError is one; it does not say which file
+        raise SetupError(
+            "BUSMICRO_TLS_CA, BUSMICRO_TLS_CERT and BUSMICRO_TLS_KEY must name PEM files that "
+            f"can be read and belong together ({unusable})"
+        ) from unusable
+    return context
 
 
 def require_allowed(*subscriptions: Subscription) -> None:

@@ -107,7 +107,8 @@ class PlainPath:
             if native is not None:
                 # nats-py's drain sends its PING ahead of its UNSUB, and what the server sends in
                 # between is lost; so one UNSUB goes first.
-                self._client._transport.write(b"UNSUB %d\r\n" % native._id)  # noqa: SLF001
+                if (wire := self._client._transport) is not None:  # noqa: SLF001
+                    wire.write(b"UNSUB %d\r\n" % native._id)  # noqa: SLF001
                 await native.drain()  # type: ignore[no-untyped-call]
 
         self._commands.put_nowait(send)

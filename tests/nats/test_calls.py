@@ -720,7 +720,10 @@ async def test_running_handler_can_still_call_others_while_its_service_stops(
 
 
 async def test_message_without_a_reply_subject_is_dropped(
-    busmicro_server, busmicro_client, busmicro_start
+    busmicro_server,
+    busmicro_client,
+    busmicro_start,
+    settled,
 ):
     """A message that nobody could be answered for runs nothing and harms nothing."""
     ran = []
@@ -734,7 +737,7 @@ async def test_message_without_a_reply_subject_is_dropped(
     raw = await nats.connect(busmicro_server.url)
 
     await raw.publish("rpc.quiet.run", b"")
-    await raw.flush()
+    await settled(raw)
 
     await busmicro_client.call("quiet", "Debug.Health")
     assert not ran
@@ -756,7 +759,12 @@ async def test_message_without_a_reply_subject_is_dropped(
     ],
 )
 async def test_reply_into_reserved_space_is_not_published(
-    busmicro_server, busmicro_client, busmicro_start, reply, caplog
+    busmicro_server,
+    busmicro_client,
+    busmicro_start,
+    reply,
+    caplog,
+    settled,
 ):
     """Nobody can make a service write where it may and they may not; it is counted and logged."""
     caplog.set_level(logging.WARNING)
@@ -771,10 +779,10 @@ async def test_reply_into_reserved_space_is_not_published(
     await busmicro_start(service)
     raw = await nats.connect(busmicro_server.url)
     written = await raw.subscribe(reply)
-    await raw.flush()
+    await settled(raw)
 
     await raw.publish("rpc.victim.run", b"", reply=reply)
-    await raw.flush()
+    await settled(raw)
 
     stats = await busmicro_client.call("victim", "Debug.Stats")
     assert stats["refused_replies"] == 1
@@ -784,13 +792,13 @@ async def test_reply_into_reserved_space_is_not_published(
     await raw.close()
 
 
-async def test_reply_into_a_stream_is_not_published(server):
+async def test_reply_into_a_stream_is_not_published(server, settled):
     """A stream's subjects are reserved too: no caller can store events through a service."""
     raw = await nats.connect(server.url)
     await raw.jetstream().add_stream(name="ORDERS", subjects=["orders.>"])
     async with greeter(url=server.url), Client(server.url) as client:
         await raw.publish("rpc.greeter.hello", b'{"name":"J"}', reply="orders.created")
-        await raw.flush()
+        await settled(raw)
         await client.call("greeter", "hello", {"name": "J"})
 
         info = await raw.jetstream().stream_info("ORDERS")
@@ -801,14 +809,14 @@ async def test_reply_into_a_stream_is_not_published(server):
     assert stats["refused_replies"] == 1
 
 
-async def test_strict_replies_allow_inboxes_only(server):
+async def test_strict_replies_allow_inboxes_only(server, settled):
     """With `strict_replies` an answer goes below `_INBOX.` or nowhere."""
     settings = Settings(nats_url=server.url, strict_replies=True)
     raw = await nats.connect(server.url)
     replies = await raw.subscribe("my.own.subject")
     async with greeter(settings=settings), Client(server.url) as client:
         await raw.publish("rpc.greeter.hello", b'{"name":"J"}', reply="my.own.subject")
-        await raw.flush()
+        await settled(raw)
 
         assert await client.call("greeter", "hello", {"name": "J"})
         assert (await client.call("greeter", "Debug.Stats"))["refused_replies"] == 1

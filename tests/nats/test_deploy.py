@@ -13,7 +13,7 @@ CONF = Path(__file__).parent.parent.parent / "deploy" / "nats-server.conf"
 
 
 async def test_users_of_the_configuration_may_do_what_they_need_and_no_more(tmp_path, monkeypatch):
-    """With the users switched on, the service serves and registers, the client calls, and no more."""
+    """With the users switched on, service and client can do their work and nothing else."""
     text = CONF.read_text(encoding="utf-8")
     plain, users = text.split("# authorization {")
     users = "# authorization {" + users

@@ -31,7 +31,9 @@ from busmicro.timers import Timers
 from busmicro.transport import NatsTransport, Replies, Subscription, require_allowed
 
 # nats-py opens a WebSocket with a number of seconds where newer versions of aiohttp want an object.
-pytestmark = pytest.mark.filterwarnings("ignore:parameter 'timeout' of type 'float':DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:parameter 'timeout' of type 'float':DeprecationWarning"
+)
 
 CONFIG = """
 max_payload: {max_payload}
@@ -369,28 +371,28 @@ async def test_what_is_too_large_with_headers_counted_is_refused_before_the_wire
 
 
 async def test_large_payloads_cost_time_in_proportion_to_their_size(tmp_path: Path):
-    """Four times the bytes take about four times as long, not sixteen."""
+    """Eight times the bytes take about eight times as long, not sixty-four."""
 
-    async def seconds(transport: NatsTransport, megabytes: int) -> float:
+    async def cpu_seconds(transport: NatsTransport, megabytes: int) -> float:
         best = 60.0
-        for _ in range(3):
+        for _ in range(5):
             arrived = asyncio.Event()
             subscription = transport.subscribe("large", lambda *_, done=arrived: done.set())
             await transport.barrier()
-            began = time.perf_counter()
+            began = time.process_time()
             transport.publish(b"large", bytes(megabytes * 1024 * 1024))
             async with asyncio.timeout(20):
                 await arrived.wait()
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.process_time() - began)
             transport.unsubscribe(subscription)
         return best
 
     async for bus in open_bus("nats", tmp_path / "nats.conf", max_payload=64 * 1024 * 1024):
         transport = await bus.connect(max_buffered_bytes=256 * 1024 * 1024)
 
-        small, large = await seconds(transport, 8), await seconds(transport, 32)
+        small, large = await cpu_seconds(transport, 4), await cpu_seconds(transport, 32)
 
-        assert large / small < 10
+        assert large / small < 32
 
 
 # --- losses ---------------------------------------------------------------------------------------
@@ -424,7 +426,6 @@ async def test_lives_for_ever_over_twenty_cuts_and_leaks_nothing(bus: Bus):
     proxy.cut()
     await returned(transport, 1)
     await transport.barrier()
-    before = {task.get_name() for task in asyncio.all_tasks()}
     count = len(asyncio.all_tasks())
 
     for number in range(2, 21):
@@ -436,7 +437,6 @@ async def test_lives_for_ever_over_twenty_cuts_and_leaks_nothing(bus: Bus):
     async with asyncio.timeout(5):
         while len(asyncio.all_tasks()) > count:
             await asyncio.sleep(0.01)
-    assert before
     assert len(replies) == 0
     assert len(transport._subscriptions) == 2
 
@@ -559,8 +559,9 @@ async def test_what_waits_while_down_is_bounded(tcp_bus: Bus, size_bytes: int):
 
     accepted = 0
     with pytest.raises(ResourceExhausted, match="BUSMICRO_MAX_BUFFERED_BYTES"):
-        for accepted in range(100_000):
+        for _ in range(100_000):
             transport.publish(b"held", bytes(size_bytes))
+            accepted += 1
 
     assert accepted >= 50
 
@@ -707,7 +708,7 @@ async def test_subject_that_may_not_be_published_to_is_told_at_once(bus: Bus):
     waits = asyncio.get_running_loop().create_task(replies.ask(b"nobody", b"", timeout=30))
 
     began = time.perf_counter()
-    with pytest.raises(PermissionDenied, match="Forbidden.or.not|forbidden.Fruit") as denied:
+    with pytest.raises(PermissionDenied, match=r"forbidden\.Fruit") as denied:
         await replies.ask(b"forbidden.Fruit", b"", timeout=30)
     took = time.perf_counter() - began
 

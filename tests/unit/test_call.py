@@ -203,9 +203,7 @@ class Mark:
     ],
 )
 def test_taps_see_messages_in_onion_order(side: Side, out: bool, seen: str):
-    """The outermost tap is the first to see what goes to the handler and the last to see what
-    comes from it, at both ends.
-    """
+    """The outermost tap is the first to see what goes to the handler and the last on the way."""
     call = call_of(Kind.STREAM, side)
     call.taps.extend([Mark("a"), Mark("b")])
 

@@ -1,4 +1,4 @@
-"""A handler's signature says what it takes and gives, or registration says what is wrong with it."""
+"""A handler's signature says what it takes and gives, or registration says what is wrong."""
 
 from __future__ import annotations
 

@@ -123,7 +123,9 @@ def test_every_error_number_of_a_foreign_service_has_a_code(status: int):
     code = code_from_http(status)
 
     assert code is not Code.OK
-    assert (code is Code.UNKNOWN) == (not 400 <= status < 500 and status not in {500, 501, 503, 504})
+    assert (code is Code.UNKNOWN) == (
+        not 400 <= status < 500 and status not in {500, 501, 503, 504}
+    )
 
 
 @pytest.mark.parametrize("code", FAILURES)

@@ -137,7 +137,9 @@ def test_encoded_text_read_back_is_the_same(text: str):
 @given(st.text(st.characters(codec="utf-8"), max_size=512))
 def test_encoded_text_survives_the_wire(text: str):
     """A text in a header is the same text after the block was parsed, blanks at its ends too."""
-    assert decode_text(parse(VERSION_LINE + f"E: {encode_text(text)}\r\n\r\n".encode())["E"]) == text
+    assert (
+        decode_text(parse(VERSION_LINE + f"E: {encode_text(text)}\r\n\r\n".encode())["E"]) == text
+    )
 
 
 def test_text_that_unicode_does_not_know_still_fits_a_header():

@@ -63,7 +63,11 @@ def test_denied_subject_is_read_from_the_servers_words(text: str, found: object)
     ("error", "ours", "says"),
     [
         (nats.errors.AuthorizationError(), Unauthenticated, "BUSMICRO_USER"),
-        (nats.errors.Error("nats: 'User Authentication Expired'"), Unauthenticated, "BUSMICRO_CREDS"),
+        (
+            nats.errors.Error("nats: 'User Authentication Expired'"),
+            Unauthenticated,
+            "BUSMICRO_CREDS",
+        ),
         (nats.errors.InvalidUserCredentialsError(), SetupError, "credentials"),
         (nats.errors.NoServersError(), Disconnected, "cannot reach"),
         (ConnectionRefusedError(111, "refused"), Disconnected, "refused"),
@@ -75,9 +79,7 @@ def test_denied_subject_is_read_from_the_servers_words(text: str, found: object)
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
-def test_failure_to_connect_says_what_to_do(
-    error: Exception, ours: type[BusmicroError], says: str
-):
+def test_failure_to_connect_says_what_to_do(error: Exception, ours: type[BusmicroError], says: str):
     """A process that cannot connect says whether to wait, to log in or to mend a setting."""
     explained = explain(error, "nats://john:hunter2@bus:4222")
 

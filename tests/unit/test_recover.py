@@ -23,7 +23,12 @@ async def recovered(failure: BaseException) -> object:
 
 @pytest.mark.parametrize(
     "failure",
-    [ZeroDivisionError("pw=hunter2"), SystemExit(3), CodecError("hunter2"), TimeoutError("hunter2")],
+    [
+        ZeroDivisionError("pw=hunter2"),
+        SystemExit(3),
+        CodecError("hunter2"),
+        TimeoutError("hunter2"),
+    ],
     ids=lambda failure: type(failure).__name__,
 )
 async def test_failure_is_answered_with_an_id_and_logged(

@@ -112,7 +112,9 @@ async def test_nobody_there_is_known_at_once(clock: FakeClock, idempotent: bool)
     """A service that is not there is reported in milliseconds, not after three tries."""
     target = Target(NoResponders("rpc.greeter.hello"), clock=clock)
 
-    assert isinstance(await run(Retry(clock=clock), call_of(idempotent=idempotent), target), NoResponders)
+    assert isinstance(
+        await run(Retry(clock=clock), call_of(idempotent=idempotent), target), NoResponders
+    )
     assert len(target.tried) == 1
 
 

@@ -1,4 +1,4 @@
-"""A stream's wrappers hold from before it opens until its block has ended, whatever happens in it."""
+"""A stream's wrappers hold from before it opens until its block has ended, whatever happens."""
 
 from __future__ import annotations
 
@@ -291,10 +291,9 @@ async def test_reopening_after_open_is_refused(pipe: Pipe):
 
 async def test_task_group_inside_the_body_works(timing: Timing, pipe: Pipe):
     """A block may send and receive at the same time."""
-    async with session([timing, deadline], opening(pipe)) as stream:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(stream.send(1))
-            group.create_task(stream.send(2))
+    async with session([timing, deadline], opening(pipe)) as stream, asyncio.TaskGroup() as group:
+        group.create_task(stream.send(1))
+        group.create_task(stream.send(2))
 
     assert pipe.sent == [1, 2]
 
@@ -334,7 +333,7 @@ async def test_wrapper_that_calls_on_in_another_task_is_refused(pipe: Pipe):
     async def in_a_task(call: Call, call_next: Handler) -> object:
         return await asyncio.gather(call_next(call))
 
-    with pytest.raises(RuntimeError, match="asyncio.timeout"):
+    with pytest.raises(RuntimeError, match=r"asyncio\.timeout"):
         async with session([in_a_task], opening(pipe)):
             pytest.fail("was opened")
 

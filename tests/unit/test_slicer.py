@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 
 import pytest
@@ -120,7 +121,7 @@ def test_one_cut_at_any_place_changes_nothing(stream: bytes):
 def test_any_number_of_cuts_changes_nothing(stream: bytes, cuts: list[int]):
     """What is delivered depends on what was sent, not on how it was read."""
     places = sorted({0, *(min(cut, len(stream)) for cut in cuts), len(stream)})
-    pieces = [stream[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [stream[a:b] for a, b in itertools.pairwise(places)]
 
     assert fed(pieces) == fed([stream]) == fed([stream[n : n + 1] for n in range(len(stream))])
 

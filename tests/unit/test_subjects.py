@@ -93,7 +93,9 @@ def test_bad_name_is_refused_with_its_rule(check, name: str, rule: str):
     assert rule in str(refused.value)
 
 
-@pytest.mark.parametrize("namespace", ["", "shop", "shop.test", "rpcs", "nodejs", "cancelled", "x.rpc"])
+@pytest.mark.parametrize(
+    "namespace", ["", "shop", "shop.test", "rpcs", "nodejs", "cancelled", "x.rpc"]
+)
 def test_namespace_that_only_resembles_a_reserved_word_is_taken(namespace: str):
     """Only the words themselves are reserved, not whatever begins with their letters."""
     assert check_namespace(namespace) == namespace

@@ -32,10 +32,10 @@ async def raw(busmicro_server):
     await connection.close()
 
 
-async def test_request_is_the_message_and_one_header(raw, busmicro_client):
+async def test_request_is_the_message_and_one_header(raw, busmicro_client, settled):
     """A plain call is its JSON, a time-out and nothing else, answered on the caller's inbox."""
     arrived = await raw.subscribe("rpc.greeter.hello")
-    await raw.flush()
+    await settled(raw)
     call = asyncio.get_running_loop().create_task(
         busmicro_client.call("greeter", "hello", {"name": "John"}, timeout=2.0)
     )
@@ -50,10 +50,12 @@ async def test_request_is_the_message_and_one_header(raw, busmicro_client):
     assert await call == {"greeting": "Hello John"}
 
 
-async def test_content_type_and_caller_are_sent_when_they_say_something(raw, busmicro_start):
+async def test_content_type_and_caller_are_sent_when_they_say_something(
+    raw, busmicro_start, settled
+):
     """Bytes declare their content type, and a service that calls says its name."""
     arrived = await raw.subscribe("rpc.store.put")
-    await raw.flush()
+    await settled(raw)
     service = await busmicro_start(Service("uploader"))
     call = asyncio.get_running_loop().create_task(service.client.call("store", "put", b"\x00\xff"))
 
@@ -66,11 +68,13 @@ async def test_content_type_and_caller_are_sent_when_they_say_something(raw, bus
     assert request.headers["Bus-Caller"] == "uploader"
 
 
-async def test_cancel_is_the_reply_subject_on_the_services_cancel_subject(raw, busmicro_client):
+async def test_cancel_is_the_reply_subject_on_the_services_cancel_subject(
+    raw, busmicro_client, settled
+):
     """Giving up publishes the call's reply subject on cancel.<service>, once."""
     arrived = await raw.subscribe("rpc.slow.wait")
     cancels = await raw.subscribe("cancel.slow")
-    await raw.flush()
+    await settled(raw)
     call = asyncio.get_running_loop().create_task(busmicro_client.call("slow", "wait"))
     request = await arrived.next_msg(timeout=2)
 
@@ -107,7 +111,7 @@ async def test_error_reply_has_the_headers_of_adr_32_and_a_json_body(raw, busmic
     }
 
 
-async def test_refusal_that_did_not_run_says_so_and_is_tried_again(raw, busmicro_client):
+async def test_refusal_that_did_not_run_says_so_and_is_tried_again(raw, busmicro_client, settled):
     """`Bus-Not-Run: 1` makes the caller try again, after the pause that was asked."""
     requests: list[Msg] = []
 
@@ -125,13 +129,13 @@ async def test_refusal_that_did_not_run_says_so_and_is_tried_again(raw, busmicro
             await request.respond(b'"done"')
 
     await raw.subscribe("rpc.busy.work", cb=refuse_twice)
-    await raw.flush()
+    await settled(raw)
 
     assert await busmicro_client.call("busy", "work", 1) == "done"
     assert [r.headers.get("Bus-Attempt") for r in requests] == [None, "2", "3"]
 
 
-async def test_refusal_that_may_have_run_is_not_tried_again(raw, busmicro_client):
+async def test_refusal_that_may_have_run_is_not_tried_again(raw, busmicro_client, settled):
     """Without `Bus-Not-Run` an unavailable call is the caller's to repeat."""
     count = 0
 
@@ -142,7 +146,7 @@ async def test_refusal_that_may_have_run_is_not_tried_again(raw, busmicro_client
         await raw.publish(request.reply, b"", headers=headers)
 
     await raw.subscribe("rpc.broken.work", cb=fail)
-    await raw.flush()
+    await settled(raw)
 
     with pytest.raises(Unavailable, match="broken"):
         await busmicro_client.call("broken", "work")

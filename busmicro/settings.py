@@ -22,7 +22,11 @@ class Settings(BaseSettings):
     """How a process connects and how much it takes on."""
 
     model_config = SettingsConfigDict(
-        env_prefix="BUSMICRO_", frozen=True, extra="forbid", hide_input_in_errors=True
+        env_prefix="BUSMICRO_",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        defer_build=True,
     )
 
     nats_url: str = DEFAULT_URL

@@ -74,7 +74,7 @@ def bucket_name(namespace: str) -> str:
     return f"{name}-registry"
 
 
-class _Heartbeat(BaseModel):
+class _Heartbeat(BaseModel, defer_build=True):
     """What `node.<service>.<node>` holds."""
 
     v: Literal[1]

@@ -68,7 +68,7 @@ R = TypeVar("R", bound="_Identity")
 # --- what travels -------------------------------------------------------------------------------
 
 
-class _Identity(BaseModel):
+class _Identity(BaseModel, defer_build=True):
     """What every answer begins with."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -95,7 +95,7 @@ class _Identity(BaseModel):
         )
 
 
-class _Endpoint(BaseModel):
+class _Endpoint(BaseModel, defer_build=True):
     name: str
     subject: str = Field(min_length=1)
     queue_group: str | None = None
@@ -106,7 +106,7 @@ class _Info(_Identity):
     endpoints: list[_Endpoint] | None = None
 
 
-class _EndpointStats(BaseModel):
+class _EndpointStats(BaseModel, defer_build=True):
     name: str
     subject: str = ""
     num_requests: int = 0

@@ -16,7 +16,7 @@ from busmicro.registry import EndpointStats, Node, ServiceStats
 from busmicro.rpc.handlers import Endpoints
 
 
-class Health(BaseModel):
+class Health(BaseModel, defer_build=True):
     """Is this node well?"""
 
     status: str
@@ -33,7 +33,7 @@ class Health(BaseModel):
     """Seconds since it started."""
 
 
-class EndpointFigures(BaseModel):
+class EndpointFigures(BaseModel, defer_build=True):
     """What an endpoint has done so far."""
 
     name: str
@@ -48,7 +48,7 @@ class EndpointFigures(BaseModel):
     """Milliseconds a request, wrappers included."""
 
 
-class Stats(BaseModel):
+class Stats(BaseModel, defer_build=True):
     """What this node has done so far, and what it costs."""
 
     service: str

@@ -390,9 +390,9 @@ async def test_large_payloads_cost_time_in_proportion_to_their_size(tmp_path: Pa
     async for bus in open_bus("nats", tmp_path / "nats.conf", max_payload=64 * 1024 * 1024):
         transport = await bus.connect(max_buffered_bytes=256 * 1024 * 1024)
 
-        small, large = await cpu_seconds(transport, 4), await cpu_seconds(transport, 32)
+        small, large = await cpu_seconds(transport, 3), await cpu_seconds(transport, 24)
 
-        assert large / small < 32
+        assert large / small < 32  # 8 to 20: larger blocks also cost page faults
 
 
 # --- losses ---------------------------------------------------------------------------------------

@@ -203,3 +203,18 @@ async def test_pong_goes_to_whoever_sent_the_ping():
     assert wire.foreign == b"PONG\r\n"
     wire.path.data_received(b"PONG\r\n")
     assert ours.done()
+
+
+async def test_large_payload_in_small_pieces_is_joined_once():
+    """32 MB in pieces of a kilobyte arrive in a moment; copied at each piece they take minutes."""
+    wire = Wire()
+    payload = bytes(32 * 1024 * 1024)
+    whole = message(b"b1", b"", b"", payload)
+
+    async with asyncio.timeout(10):
+        for at in range(0, len(whole), 1024):
+            wire.path.data_received(whole[at : at + 1024])
+            if at % (1024 * 1024) == 0:
+                await asyncio.sleep(0)  # lets the time-out speak
+
+    assert [delivered[4] == payload for delivered in wire.delivered] == [True]

@@ -177,6 +177,9 @@ class CallError(BusmicroError):
         at = f" [{self.origin}]" if self.origin else ""
         return f"{self.code.value}: {self.message}{at}" if self.message else self.code.value + at
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
     @staticmethod
     def of(
         code: Code, message: str = "", *, details: Sequence[object] = (), origin: str = ""
@@ -185,6 +188,15 @@ class CallError(BusmicroError):
         error = CallError._class_of.get(code, Unknown)("")
         CallError.__init__(error, message, details=details, origin=origin)
         return error
+
+
+def _restore(
+    cls: type[CallError], args: tuple[object, ...], fields: dict[str, object]
+) -> CallError:
+    """Make a copied or unpickled error without its constructor, which may want other arguments."""
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class Cancelled(CallError):

@@ -42,6 +42,7 @@ log = logging.getLogger("busmicro.transport")
 
 _FIRST_WAIT = 0.05
 _CLOSE_TIMEOUT = 2.0
+_SAY_EVERY = 10.0
 _HELD_OVERHEAD_BYTES = 200
 """What Python needs to remember a message that waits, however short it is."""
 
@@ -101,7 +102,7 @@ class NatsTransport:
             except Disconnected as failure:
                 if not wait:
                     raise
-                if loop.time() - said >= 10.0:
+                if loop.time() - said >= _SAY_EVERY:
                     said = loop.time()
                     log.warning("%s; waiting for it", failure.message)
             await asyncio.sleep(pause)
@@ -284,16 +285,23 @@ class NatsTransport:
             self._down()
             log.warning("lost the connection to NATS, connecting again")
             await self._discard()
-            for pause in self._pauses():
-                try:
-                    await self._round()
-                except BusmicroError as failure:
-                    log.debug("%s", failure)
-                else:
-                    break
-                await asyncio.sleep(pause)
+            await self._come_back()
             self.reconnects += 1
             log.warning("connected to NATS again")
+
+    async def _come_back(self) -> None:
+        """Try until a server takes us; what keeps failing is said every ten seconds."""
+        loop = asyncio.get_running_loop()
+        say_at = loop.time() + _SAY_EVERY
+        for pause in self._pauses():
+            try:
+                return await self._round()
+            except BusmicroError as failure:
+                if loop.time() >= say_at:
+                    say_at += _SAY_EVERY
+                    log.warning("still without NATS: %s", failure)
+            await asyncio.sleep(pause)
+        return None
 
     async def _discard(self) -> None:
         """End a nats-py client; what it has to say about that is of no interest."""

@@ -21,6 +21,7 @@ _VERSION = re.compile(
 )
 _RESERVED_WORK = ("rpc", "node", "cancel", "dlq")
 _RESERVED_FIRST = (*_RESERVED_WORK, "_INBOX")
+_RESERVED_TOKENS = frozenset(word.encode() for word in _RESERVED_WORK)
 
 
 def check_service(name: str) -> str:
@@ -122,7 +123,7 @@ class ReplyPolicy:
             return False
         if reply.startswith(self._inboxes):
             return True
-        if self._strict:
-            return False
+        if self._strict or not _RESERVED_TOKENS.isdisjoint(reply.split(b".")):
+            return False  # a reserved word further on belongs to some other namespace
         subject = reply.decode("utf-8", "replace")
         return not any(matches(pattern, subject) for pattern in self._streams)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from busmicro.errors import (
@@ -134,3 +136,21 @@ def test_http_status_read_back_means_nearly_the_same(code: Code):
     status = TABLE[code].http_status
 
     assert TABLE[code_from_http(status)].http_status == status
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotFound("gone", details=[1], origin="users"),
+        PayloadTooLarge(2_000_000, 1_048_576),
+        NoResponders("rpc.a.b"),
+        Disconnected("down", not_run=True),
+    ],
+)
+def test_errors_cross_process_borders(error: CallError):
+    """An error can be pickled, as process pools and task queues do, and comes back whole."""
+    got = pickle.loads(pickle.dumps(error))
+
+    assert type(got) is type(error)
+    assert str(got) == str(error)
+    assert vars(got) == vars(error)

@@ -195,3 +195,9 @@ def test_stream_over_everything_does_not_keep_callers_without_answers():
     policy.protect([">"])
 
     assert policy.allows(b"_INBOX.abc.1")
+
+
+@pytest.mark.parametrize("reply", [b"shop.rpc.users.find", b"a.b.node.x.y.z", b"shop.cancel.users"])
+def test_replies_into_other_namespaces_are_refused(reply: bytes):
+    """A service of one namespace is not made to call the services of another."""
+    assert not ReplyPolicy("", "_INBOX", strict=False).allows(reply)

@@ -231,10 +231,11 @@ class Service:
             Unauthenticated: The server refuses the credentials.
             PermissionDenied: A subject may not be subscribed to; the text names it.
         """
-        self._must_not_serve("nothing twice")
+        if self._life is not None:
+            raise SetupError(f"{self.name} serves already: stop it before it starts again")
         more = {"nats_url": url} if url else {}
-        life = _Life(self, self._settings or Settings.load(**{**self.said, **more}))
-        self._life = life
+        settings = self._settings or Settings.load(**self.said)
+        self._life = life = _Life(self, settings.model_copy(update=more))
         try:
             await life.begin(wait=wait)
         except BaseException:

@@ -82,6 +82,15 @@ async def test_starting_twice_and_adding_late_are_refused(server):
 async def _late() -> None: ...
 
 
+async def test_url_given_at_start_wins(server):
+    """Tests and tools can point any service at their own server, whatever it was made with."""
+    settings = Settings(nats_url="nats://127.0.0.1:1", max_running=7)
+    for service in (hello(settings=settings), hello(url="nats://127.0.0.1:1")):
+        await service.start(wait=False, url=server.url)
+        assert service.bus.transport.connected
+        await service.stop()
+
+
 async def test_closed_client_says_that_it_is_closed(server):
     """A client is used in one `async with`; entering it again names the fix."""
     client = Client(server.url)

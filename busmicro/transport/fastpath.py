@@ -57,8 +57,8 @@ DEFAULT_MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 
 _BATCH: Final = 32
 """Messages that leave without waiting for the end of the turn: while the peer works on them, this
-process makes the next.  64 calls in flight: 47,000/s without, with 8 49,000, 16 61,000, 32 65,000;
-with 64 the two cores wait for one another again."""
+process makes the next.  64 calls in flight, one sweep: 47,000/s with one write a turn; a write
+every 4 messages 53,000, every 8 59,000, every 16 65,000, every 32 66,000."""
 
 OnDenied: TypeAlias = Callable[[str], None]
 sids = itertools.count(1)

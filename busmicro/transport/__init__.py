@@ -1,7 +1,8 @@
 """Bytes to NATS and back; the only package that knows the client library."""
 
 from busmicro.transport.base import Listener, OnMessage, Subscription, Transport
-from busmicro.transport.jetstream import Bucket, Entry, JetStream, err_code
+from busmicro.transport.buckets import Bucket, Entry
+from busmicro.transport.jetstream import JetStream, err_code
 from busmicro.transport.nats import NatsTransport, require_allowed
 from busmicro.transport.replies import Replies, Reply, collect
 from busmicro.transport.subjects import (

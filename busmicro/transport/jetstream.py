@@ -1,21 +1,16 @@
-"""JetStream by its JSON API: is it there, which subjects does it keep, and buckets of keys.
+"""JetStream by its JSON API: is it there, which subjects does it keep, store this.
 
-nats-py's own JetStream and key-value code is not used: its calls wait out their time when the
-connection drops, its watcher goes blind after a server restart, and it takes the marker of an
-expired key for a value.
+nats-py's own JetStream code is not used: its calls wait out their time when the connection drops.
 
-Source: NATS ADR-8 (key-value), ADR-31 (direct get), ADR-43 and ADR-48 (time to live).
+Source: NATS ADR-1 (JSON API), ADR-44 (API levels).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
@@ -23,32 +18,20 @@ from busmicro.errors import (
     CallError,
     Code,
     DataLoss,
-    Disconnected,
-    FailedPrecondition,
     NoResponders,
-    NotFound,
-    SetupError,
-    Unavailable,
     code_from_http,
 )
-from busmicro.headers import VERSION_LINE, encode_lines, parse
-from busmicro.transport.base import Subscription, Transport
+from busmicro.transport.base import Transport
 from busmicro.transport.replies import Replies, Reply
 
 log = logging.getLogger("busmicro.transport")
 
 API: Final = "$JS.API."
-_TIMEOUT: Final = 3.0
-_STALL: Final = 1.0
-_PAGE: Final = 1000
-_TTL_LEVEL: Final = 1
-"""The API level since when keys may have their own time to live: nats-server 2.11."""
-_MARKER_TTL: Final = 60.0
-
+TIMEOUT: Final = 3.0
 _NOT_ENABLED: Final = frozenset({10039, 10076})
-_NOT_FOUND: Final = 10059
-_NAME_IN_USE: Final = 10058
-_TOO_FEW_SERVERS: Final = frozenset({10074, 10005, 10023})
+STREAM_NOT_FOUND: Final = 10059
+NAME_IN_USE: Final = 10058
+TOO_FEW_SERVERS: Final = frozenset({10074, 10005, 10023})
 """Answers to a wish for replicas: no cluster, or not enough of one."""
 
 _CODES: Final = {
@@ -56,7 +39,7 @@ _CODES: Final = {
     10023: Code.RESOURCE_EXHAUSTED,
     10039: Code.UNAVAILABLE,
     10047: Code.RESOURCE_EXHAUSTED,
-    _NAME_IN_USE: Code.ALREADY_EXISTS,
+    NAME_IN_USE: Code.ALREADY_EXISTS,
     10071: Code.ABORTED,  # wrong last sequence
     10076: Code.UNAVAILABLE,
     10077: Code.RESOURCE_EXHAUSTED,
@@ -64,12 +47,6 @@ _CODES: Final = {
     10166: Code.FAILED_PRECONDITION,  # no time to live on this stream
     10167: Code.RESOURCE_EXHAUSTED,
 }
-
-_BUCKET = re.compile(r"[A-Za-z0-9_-]+")
-_KEY = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
-
-OnEntry: TypeAlias = Callable[[str, bytes | None], None]
-"""Called with a key and its new value, None if it is gone; runs in the read loop."""
 
 
 def server_error(error: Mapping[str, Any], subject: str) -> CallError:
@@ -103,6 +80,12 @@ def _answer(payload: bytes, subject: str) -> dict[str, Any]:
     return answer
 
 
+def status_of(header: bytes) -> int:
+    """Return the status of a header block; 0 for that of a message."""
+    number = header[9:12]
+    return int(number) if header.startswith(b"NATS/1.0 ") and number.isdigit() else 0
+
+
 class JetStream:
     """The JetStream of the account that this connection belongs to."""
 
@@ -133,7 +116,7 @@ class JetStream:
         return True
 
     async def api(
-        self, subject: str, body: object = None, *, timeout: float = _TIMEOUT
+        self, subject: str, body: object = None, *, timeout: float = TIMEOUT
     ) -> dict[str, Any]:
         """Ask the JetStream API.
 
@@ -158,7 +141,7 @@ class JetStream:
         return _answer(answer, asked)
 
     async def publish(
-        self, subject: str, payload: bytes, header: bytes = b"", *, timeout: float = _TIMEOUT
+        self, subject: str, payload: bytes, header: bytes = b"", *, timeout: float = TIMEOUT
     ) -> int:
         """Publish to a stream and wait until it is stored.
 
@@ -179,7 +162,7 @@ class JetStream:
         _header, answer = await self.replies.ask(subject.encode(), payload, header, timeout=timeout)
         return int(_answer(answer, subject).get("seq", 0))
 
-    async def request(self, subject: str, payload: bytes, *, timeout: float = _TIMEOUT) -> Reply:
+    async def request(self, subject: str, payload: bytes, *, timeout: float = TIMEOUT) -> Reply:
         """Ask for one reply, and return it as it is; raises as `Replies.request`."""
         return await self._request(subject, payload, b"", timeout)
 
@@ -203,333 +186,3 @@ class JetStream:
             seen += len(streams)
             total = int(page.get("total", 0)) if streams else seen
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What a bucket holds for a key."""
-
-    value: bytes
-    """Never empty."""
-    revision: int
-    """Grows with every change to the bucket."""
-    age: float
-    """Seconds since it was written, by the server's clock."""
-
-
-class Bucket:
-    """A key-value bucket in memory, one value a key; `nats kv` reads it too.
-
-    `open` it before anything else, and again after `forget`.
-
-    Args:
-        jetstream: Where.
-        name: Letters, digits, `_` and `-`.
-        oldest: Seconds a value lives on servers before 2.11, which know no time to live a key.
-    """
-
-    def __init__(self, jetstream: JetStream, name: str, *, oldest: float = 3600.0) -> None:
-        if not _BUCKET.fullmatch(name):
-            raise SetupError(f"bucket name {name!r}: use letters, digits, _ and -")
-        self.name = name
-        self.stream = f"KV_{name}"
-        self.created = ""
-        """When it was made, empty if it is not there; another moment means another bucket."""
-        self._jetstream = jetstream
-        self._prefix = f"$KV.{name}."
-        self._oldest = oldest
-        self._bound = False
-        self._epoch = 0.0
-        self._said_reduced = False
-
-    # --- making and binding ---------------------------------------------------------------------
-
-    async def open(self, *, create: bool = True) -> bool:
-        """Find the bucket, or make it; free of charge until `forget`.
-
-        Args:
-            create: Make it if it is not there.
-
-        Returns:
-            Is it there?
-
-        Raises:
-            Unavailable: JetStream is not enabled, or has no leader.
-            FailedPrecondition: Somebody made it with settings that do not do; the text names them.
-            CallError: As `JetStream.api`.
-        """
-        if self._bound:
-            return True
-        if not await self._jetstream.available():
-            raise Unavailable(
-                "JetStream is not enabled on this server: start it with nats-server -js",
-                not_run=True,
-            )
-        info = await self._find()
-        if info is None and create:
-            info = await self._create()
-        if info is None:
-            self.created = ""
-            return False
-        self._require_fit(info["config"])
-        self.created = str(info.get("created", ""))
-        if "ts" in info:
-            self._epoch = _seconds(info["ts"]) - asyncio.get_running_loop().time()
-        self._bound = True
-        return True
-
-    def forget(self) -> None:
-        """Look again at the next `open`: after a lost connection it may be gone."""
-        self._bound = False
-
-    async def _find(self) -> dict[str, Any] | None:
-        try:
-            return await self._jetstream.api(f"STREAM.INFO.{self.stream}")
-        except NotFound as failure:
-            if err_code(failure) != _NOT_FOUND:
-                raise
-            return None
-
-    async def _create(self) -> dict[str, Any] | None:
-        """Make it on three servers if there are so many, else on one."""
-        try:
-            return await self._create_on(3)
-        except CallError as failure:
-            if err_code(failure) == _NAME_IN_USE:  # somebody was faster
-                return await self._find()
-            if err_code(failure) not in _TOO_FEW_SERVERS:
-                raise
-        return await self._create_on(1)
-
-    async def _create_on(self, replicas: int) -> dict[str, Any]:
-        config = {
-            "name": self.stream,
-            "subjects": [f"{self._prefix}>"],
-            "max_msgs_per_subject": 1,
-            "storage": "memory",
-            "discard": "new",
-            "num_replicas": replicas,
-            "allow_direct": True,
-            "allow_rollup_hdrs": True,
-            "deny_delete": True,
-            "metadata": {"busmicro.made-by": "busmicro"},
-        }
-        if self._per_key_ttl:
-            config["allow_msg_ttl"] = True
-        else:
-            config["max_age"] = int(self._oldest * 1e9)
-            self._say_reduced()
-        return await self._jetstream.api(f"STREAM.CREATE.{self.stream}", config)
-
-    @property
-    def _per_key_ttl(self) -> bool:
-        return self._jetstream.level >= _TTL_LEVEL
-
-    def _say_reduced(self) -> None:
-        if not self._said_reduced:
-            self._said_reduced = True
-            log.warning(
-                "nats-server is older than 2.11 and cannot forget single keys: bucket %s keeps "
-                "every key for %.0f s, readers go by its age",
-                self.name,
-                self._oldest,
-            )
-
-    def _require_fit(self, config: Mapping[str, Any]) -> None:
-        wanted: dict[str, object] = {"allow_direct": True}
-        if self._per_key_ttl:
-            wanted["allow_msg_ttl"] = True
-        wrong = [
-            f"{name} is {config.get(name, False)!r} and must be {value!r}"
-            for name, value in wanted.items()
-            if config.get(name, False) != value
-        ]
-        if f"{self._prefix}>" not in (config.get("subjects") or []):
-            wrong.append(f"subjects are {config.get('subjects')!r} and must have {self._prefix}>")
-        if wrong:
-            raise FailedPrecondition(
-                f"stream {self.stream} exists with other settings: {'; '.join(wrong)}; "
-                f"delete it (nats kv del {self.name}) and it is made anew",
-                not_run=True,
-            )
-
-    # --- writing --------------------------------------------------------------------------------
-
-    async def put(self, key: str, value: bytes, *, ttl: float | None = None) -> int:
-        """Write a value.
-
-        Args:
-            key: Words with dots between.
-            value: Not empty.
-            ttl: Seconds after which the server forgets it, 1 or more; None for never.
-
-        Returns:
-            Its revision.
-
-        Raises:
-            CallError: As `JetStream.publish`.
-        """
-        header = b""
-        if ttl is not None and self._per_key_ttl:
-            header = _block(("Nats-TTL", _ttl(ttl)))
-        return await self._jetstream.publish(self._subject(key), value, header)
-
-    async def delete(self, key: str) -> None:
-        """Delete a key; not an error if it is not there.
-
-        Raises:
-            CallError: As `JetStream.publish`.
-        """
-        lines = [("KV-Operation", "DEL")]
-        if self._per_key_ttl:  # or the markers of everybody who ever was would pile up
-            lines.append(("Nats-TTL", _ttl(_MARKER_TTL)))
-        await self._jetstream.publish(self._subject(key), b"", _block(*lines))
-
-    def _subject(self, key: str) -> str:
-        if not _KEY.fullmatch(key):
-            raise SetupError(f"key {key!r}: use letters, digits and -/_= , dots between words")
-        return self._prefix + key
-
-    # --- reading --------------------------------------------------------------------------------
-
-    async def get(self, key: str) -> Entry | None:
-        """Read a key; None if it is not there.
-
-        Raises:
-            Unavailable: The bucket cannot be read now.
-            CallError: As `JetStream.api`.
-        """
-        return (await self._get(self._subject(key))).get(key)
-
-    async def _get(self, subject: str) -> dict[str, Entry]:
-        asked = f"{API}DIRECT.GET.{self.stream}.{subject}".encode()
-        reply = await self._jetstream.replies.ask(asked, b"", timeout=_TIMEOUT)
-        return self._entries([reply]) if not _status(reply[0]) else {}
-
-    async def snapshot(self, *patterns: str) -> dict[str, Entry]:
-        """Read all keys under some patterns at one moment, with one request.
-
-        Args:
-            patterns: Keys with `*` and `>`; none for all keys.
-
-        Returns:
-            What is there, by key.
-
-        Raises:
-            Unavailable: The bucket is not there or cannot be read now.
-            CallError: As `JetStream.api`.
-        """
-        wanted = [self._prefix + pattern for pattern in patterns or (">",)]
-        if not self._per_key_ttl:
-            return await self._one_by_one(wanted)
-        status, replies, _end = await self._batch({"multi_last": wanted})
-        if status == 413:  # more keys than the server gives at once
-            replies = [reply for pattern in wanted for reply in await self._pages(pattern)]
-        return self._entries(replies)
-
-    async def _pages(self, pattern: str) -> list[Reply]:
-        """Read in the order of writing; a key that is rewritten meanwhile comes once more."""
-        found: list[Reply] = []
-        start, pending = 1, 1
-        while pending:
-            status, replies, end = await self._batch(
-                {"seq": start, "next_by_subj": pattern, "batch": _PAGE}
-            )
-            found.extend(replies)
-            if status != 204:
-                break
-            start = int(end.get("Nats-Last-Sequence", 0)) + 1
-            pending = int(end.get("Nats-Num-Pending", 0))
-        return found
-
-    async def _batch(self, request: object) -> tuple[int, list[Reply], dict[str, str]]:
-        """Ask for many messages; the status that ends them, the messages, the end's headers."""
-        if not self._jetstream.transport.connected:
-            raise Disconnected("not connected to NATS", not_run=True)
-        subject = f"{API}DIRECT.GET.{self.stream}"
-        arrived: asyncio.Queue[Reply] = asyncio.Queue()
-        found: list[Reply] = []
-        async with self._jetstream.replies.many(arrived.put_nowait) as inbox:
-            self._jetstream.transport.publish(subject.encode(), to_json(request), inbox)
-            while True:
-                reply = await _next(arrived, subject)
-                status = _status(reply[0])
-                if status == 503:
-                    raise NoResponders(subject)
-                if status:
-                    return status, found, parse(reply[0])
-                found.append(reply)
-
-    async def _one_by_one(self, wanted: Sequence[str]) -> dict[str, Entry]:
-        """Read as servers before 2.11 have it: first the keys, then each of them."""
-        found: dict[str, Entry] = {}
-        for pattern in wanted:
-            info = await self._jetstream.api(
-                f"STREAM.INFO.{self.stream}", {"subjects_filter": pattern}
-            )
-            for subject in info["state"].get("subjects") or {}:
-                found.update(await self._get(subject))
-        return found
-
-    def _entries(self, replies: Sequence[Reply]) -> dict[str, Entry]:
-        now = asyncio.get_running_loop().time() + self._epoch
-        found: dict[str, Entry] = {}
-        for header, value in replies:
-            fields = parse(header)
-            key = fields.get("Nats-Subject", "").removeprefix(self._prefix)
-            if is_gone(header, value):
-                found.pop(key, None)
-                continue
-            written = _seconds(fields.get("Nats-Time-Stamp", ""), now)
-            found[key] = Entry(value, int(fields["Nats-Sequence"]), max(now - written, 0.0))
-        return found
-
-    # --- hearing --------------------------------------------------------------------------------
-
-    def listen(self, on_entry: OnEntry) -> Subscription:
-        """Hear of every put and delete as it is sent; in force after a barrier.
-
-        What runs out is not announced, and what happens while the connection is down is missed:
-        so take a snapshot too. End it with `Transport.unsubscribe`.
-        """
-        start = len(self._prefix)
-
-        def on_message(subject: bytes, _reply: bytes, header: bytes, payload: bytes) -> None:
-            key = subject[start:].decode("utf-8", "replace")
-            on_entry(key, None if is_gone(header, payload) else payload)
-
-        return self._jetstream.transport.subscribe(f"{self._prefix}>", on_message)
-
-
-def is_gone(header: bytes, payload: bytes) -> bool:
-    """Tell whether a message in a bucket says that its key is not there any more."""
-    return not payload or b"\r\nKV-Operation:" in header or b"\r\nNats-Marker-Reason:" in header
-
-
-async def _next(arrived: asyncio.Queue[Reply], subject: str) -> Reply:
-    try:
-        async with asyncio.timeout(_STALL):
-            return await arrived.get()
-    except TimeoutError as late:
-        raise Unavailable(f"no answer from {subject} within {_STALL} s") from late
-
-
-def _status(header: bytes) -> int:
-    """Return the status of a header block; 0 for that of a message."""
-    number = header[9:12]
-    return int(number) if header.startswith(b"NATS/1.0 ") and number.isdigit() else 0
-
-
-def _seconds(moment: str, otherwise: float = 0.0) -> float:
-    try:
-        return datetime.fromisoformat(moment).timestamp()
-    except ValueError:
-        return otherwise
-
-
-def _ttl(seconds: float) -> str:
-    return f"{max(1, round(seconds))}s"
-
-
-def _block(*lines: tuple[str, str]) -> bytes:
-    return VERSION_LINE + encode_lines(lines) + b"\r\n"

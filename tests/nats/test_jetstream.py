@@ -23,7 +23,7 @@ from busmicro.errors import (
 from busmicro.settings import Settings
 from busmicro.timers import Timers
 from busmicro.transport import Bucket, JetStream, NatsTransport, Replies, err_code
-from busmicro.transport.jetstream import is_gone
+from busmicro.transport.buckets import is_gone
 
 Until = Callable[..., Awaitable[None]]
 Connect = Callable[[str], Awaitable[JetStream]]

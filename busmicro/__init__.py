@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from busmicro.call import Call, Handler, Kind, Side, Spec, Tap, Wrapper, current_call
+    from busmicro.client import Client
     from busmicro.embedded import NatsCluster, NatsServer
     from busmicro.endpoint import endpoint_options
     from busmicro.errors import (
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
         Unknown,
     )
     from busmicro.headers import Headers
-    from busmicro.rpc import Answers, Client
+    from busmicro.rpc import Answers
     from busmicro.service import Service
     from busmicro.settings import Settings
     from busmicro.wrappers import Recover, Retry
@@ -96,7 +97,8 @@ if not TYPE_CHECKING:  # type checkers shall know the names above and no others
         "busmicro.embedded": "NatsCluster NatsServer",
         "busmicro.endpoint": "endpoint_options",
         "busmicro.headers": "Headers",
-        "busmicro.rpc": "Answers Client",
+        "busmicro.client": "Client",
+        "busmicro.rpc": "Answers",
         "busmicro.service": "Service",
         "busmicro.settings": "Settings",
         "busmicro.wrappers": "Recover Retry",

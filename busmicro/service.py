@@ -19,12 +19,13 @@ from typing import Self, TypeVar, overload
 
 from busmicro.bus import Bus
 from busmicro.call import Wrapper
+from busmicro.client import Client
 from busmicro.clock import SYSTEM_CLOCK
 from busmicro.codecs import json_schema
 from busmicro.endpoint import EndpointOptions, Function, options_of, public_methods
 from busmicro.errors import BusmicroError, Disconnected, SetupError, exit_code
 from busmicro.registry import Description, EndpointRecord, Node
-from busmicro.rpc import HEALTH, STATS, Client, Endpoints, Monitor, RpcServer, iso
+from busmicro.rpc import HEALTH, STATS, Endpoints, Monitor, RpcServer, iso
 from busmicro.rpc.handlers import Endpoint
 from busmicro.settings import Settings
 from busmicro.tasks import Tasks
@@ -340,7 +341,7 @@ class _Life:
     def __init__(self, service: Service, settings: Settings) -> None:
         self.ending = False
         self.bus = Bus(settings)
-        self.client = Client.on(self.bus, wrappers=service._client_wrappers, caller=service.name)  # noqa: SLF001
+        self.client = Client.on(self.bus, wrappers=service._client_wrappers, name=service.name)  # noqa: SLF001
         self._service = service
         self._node = Node(
             service=service.name,

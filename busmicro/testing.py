@@ -27,8 +27,8 @@ except ImportError as missing:  # pragma: no cover - pytest loads this file, so 
     raise ImportError("the busmicro fixtures need: pip install pytest pytest-asyncio") from missing
 
 if TYPE_CHECKING:
+    from busmicro.client import Client
     from busmicro.embedded import NatsServer
-    from busmicro.rpc import Client
     from busmicro.service import Service
 
     Start = Callable[[Service], Awaitable[Service]]
@@ -89,7 +89,7 @@ def busmicro_server() -> Iterator[NatsServer]:
 @pytest_asyncio.fixture
 async def busmicro_client(busmicro_server: NatsServer) -> AsyncIterator[Client]:
     """A client that is connected to the session's server."""
-    from busmicro.rpc import Client  # noqa: PLC0415 - only for tests that ask
+    from busmicro.client import Client  # noqa: PLC0415 - only for tests that ask
 
     async with Client(busmicro_server.url) as client:
         yield client

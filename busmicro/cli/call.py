@@ -16,9 +16,9 @@ from busmicro.cli.load import measure
 from busmicro.cli.options import given, verb
 from busmicro.cli.output import print_bytes, print_json, to_text
 from busmicro.cli.words import clean
+from busmicro.client import Client
 from busmicro.errors import BusmicroError, CallError, Unavailable, exit_code
 from busmicro.registry import EndpointRecord
-from busmicro.rpc import Client
 
 _LOOK_FOR = 0.3
 

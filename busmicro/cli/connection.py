@@ -10,7 +10,8 @@ from pathlib import Path
 
 from busmicro.cli.contexts import read_context, read_seed, selected_context
 from busmicro.cli.options import Given, given
-from busmicro.rpc import DEFAULT_TIMEOUT, Client
+from busmicro.client import Client
+from busmicro.rpc import DEFAULT_TIMEOUT
 from busmicro.settings import Settings
 
 _AUTH = ("user", "password", "token", "nkey_seed", "creds")

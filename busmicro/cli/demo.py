@@ -19,9 +19,9 @@ import click
 
 from busmicro.cli.demo_greeter import HelloReply, HelloRequest
 from busmicro.cli.options import verb
+from busmicro.client import Client
 from busmicro.embedded import NatsServer
 from busmicro.errors import CallError
-from busmicro.rpc import Client
 
 _NODES = 3
 _CALLS_A_SECOND = 500

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from busmicro.cli.words import did_you_mean
+from busmicro.client import Client
 from busmicro.errors import CallError, NotFound
 from busmicro.registry import Node, ServiceRecord
-from busmicro.rpc import Client
 
 BUILT_IN = "Debug."
 

@@ -15,9 +15,10 @@ from busmicro.cli.find import ask_each, duration, what_else
 from busmicro.cli.options import given, verb
 from busmicro.cli.output import print_json, print_table
 from busmicro.cli.words import complain, note
+from busmicro.client import Client
 from busmicro.errors import CallError, Disconnected
 from busmicro.registry import Node, ServiceRecord
-from busmicro.rpc import HEALTH, Client
+from busmicro.rpc import HEALTH
 
 _PATIENCE = 2.0
 _PAUSE = 0.25

@@ -15,9 +15,9 @@ from busmicro.cli.find import BUILT_IN, what_else
 from busmicro.cli.options import given, verb
 from busmicro.cli.output import print_table, to_text
 from busmicro.cli.words import complain, is_terminal, note
+from busmicro.client import Client
 from busmicro.clock import SYSTEM_CLOCK
 from busmicro.registry import EndpointStats, NodeStats
-from busmicro.rpc import Client
 
 _EVERY = 1.0
 

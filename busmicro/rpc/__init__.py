@@ -1,6 +1,6 @@
 """Ask and answer: the two ends of a call."""
 
-from busmicro.rpc.client import Answers, Client
+from busmicro.rpc.client import Answers, Caller
 from busmicro.rpc.handlers import DEFAULT_TIMEOUT, Endpoint, Endpoints
 from busmicro.rpc.monitor import HEALTH, STATS, Health, Monitor, Stats, iso
 from busmicro.rpc.remote import CallOptions
@@ -12,7 +12,7 @@ __all__ = [
     "STATS",
     "Answers",
     "CallOptions",
-    "Client",
+    "Caller",
     "Endpoint",
     "Endpoints",
     "Health",

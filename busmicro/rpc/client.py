@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from types import TracebackType
 from typing import Generic, Self, TypeVar, cast, overload
 
 from busmicro.bus import Bus
@@ -27,9 +27,7 @@ from busmicro.endpoint import (
 )
 from busmicro.errors import CallError, CodecError, InvalidArgument, SetupError, Unavailable
 from busmicro.headers import TRACE, Headers
-from busmicro.rpc.handlers import DEFAULT_TIMEOUT
 from busmicro.rpc.remote import CallOptions, Remote, ReplyDecoder, returned
-from busmicro.settings import Settings
 from busmicro.transport import check_endpoint, check_service
 from busmicro.wrappers import Retry
 
@@ -49,65 +47,23 @@ class Answers(list[T], Generic[T]):
         """What went wrong, by node id, where a node did not reply or replied with an error."""
 
 
-class Client:
-    """Calls services by name.
-
-    Args:
-        url: Where NATS is; left out, `BUSMICRO_NATS_URL` or `nats://127.0.0.1:4222`.
-        wrappers: Put around every call, the first one outermost. A `Retry` of what certainly did
-            not run is added innermost unless one is given.
-        timeout: Seconds for a call that does not say.
-        namespace: The prefix that the services were started with.
-        wait_for_ready: Wait for a connection and for a node instead of failing at once.
-        settings: Everything else; left out, read from `BUSMICRO_*`.
-    """
+class Caller:
+    """Calls services by name, on a connection that somebody else opens and closes."""
 
     def __init__(
-        self,
-        url: str | None = None,
-        *,
-        wrappers: Sequence[Wrapper] = (),
-        timeout: float = DEFAULT_TIMEOUT,
-        namespace: str | None = None,
-        wait_for_ready: bool = False,
-        settings: Settings | None = None,
-    ) -> None:
-        given = settings or Settings.load(nats_url=url, namespace=namespace)
-        options = CallOptions(timeout=timeout, wait_for_ready=wait_for_ready)
-        self._set_up(Bus(given), with_default_retry(wrappers), options, caller="")
-
-    def _set_up(
-        self, bus: Bus, wrappers: Sequence[Wrapper], options: CallOptions, *, caller: str
+        self, bus: Bus, *, wrappers: Sequence[Wrapper], options: CallOptions, name: str
     ) -> None:
         self._bus = bus
         self._wrappers = tuple(wrappers)
+        self._chain = with_default_retry(wrappers)
         self._options = options
-        self._caller = caller
+        self._name = name
         self._remotes: dict[tuple[object, ...], Remote] = {}
-
-    @classmethod
-    def on(cls, bus: Bus, *, wrappers: Sequence[Wrapper], caller: str) -> Self:
-        """Make a client that uses somebody else's connection and does not close it."""
-        client = cls.__new__(cls)
-        client._set_up(bus, with_default_retry(wrappers), CallOptions(), caller=caller)  # noqa: SLF001 - its own class
-        return client
 
     @property
     def bus(self) -> Bus:
         """The connection this client uses."""
         return self._bus
-
-    async def __aenter__(self) -> Self:
-        await self._bus.open(wait=self._options.wait_for_ready)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        await self._bus.close()
 
     def with_options(
         self,
@@ -118,7 +74,7 @@ class Client:
         idempotent: bool | None = None,
         wait_for_ready: bool | None = None,
         node: str | None = None,
-    ) -> Client:
+    ) -> Self:
         """Return a client with other defaults and the same connection; this one stays as it is.
 
         Args:
@@ -138,9 +94,9 @@ class Client:
             "node": node,
         }
         changes = {name: value for name, value in given.items() if value is not None}
-        other = Client.__new__(Client)
-        options = replace(self._options, **changes)  # type: ignore[arg-type]
-        other._set_up(self._bus, self._wrappers, options, caller=self._caller)  # noqa: SLF001 - its own class
+        other = copy(self)
+        other._options = replace(self._options, **changes)  # type: ignore[arg-type]  # noqa: SLF001
+        other._remotes = {}  # noqa: SLF001 - its own class
         return other
 
     # --- calls ----------------------------------------------------------------------------------
@@ -237,8 +193,8 @@ class Client:
             side=Side.CLIENT,
             idempotent=idempotent,
         )
-        remote = Remote(self._bus, spec, coder, reply, self._options, self._caller)
-        remote.chain = compose(self._wrappers, remote.send)
+        remote = Remote(self._bus, spec, coder, reply, self._options, self._name)
+        remote.chain = compose(self._chain, remote.send)
         return remote
 
     def _start(
@@ -380,7 +336,7 @@ def with_default_retry(wrappers: Sequence[Wrapper]) -> tuple[Wrapper, ...]:
 
 
 async def _attempt(
-    client: Client, service: str, endpoint: str, message: object, returns: type[T]
+    client: Caller, service: str, endpoint: str, message: object, returns: type[T]
 ) -> T | CallError:
     try:
         return await client.call(service, endpoint, message, returns=returns)

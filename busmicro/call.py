@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from busmicro.delivery import Delivery, read_delivery
 from busmicro.errors import CodecError, InvalidArgument
 from busmicro.headers import Headers
 
@@ -78,11 +79,13 @@ class Call:
     """
 
     __slots__ = (
+        "_ack",
         "_block",
         "_decode",
         "_headers",
         "_message",
         "_reply_headers",
+        "_subject",
         "_taps",
         "began",
         "deadline",
@@ -100,10 +103,12 @@ class Call:
         payload: bytes = b"",
         decode: Decode | None = None,
         block: bytes = b"",
+        subject: bytes = b"",
+        ack: bytes = b"",
     ) -> None:
         """Make one; with `decode` given, `message` is what it makes of `payload`.
 
-        `block` is a header block, to be made `headers` if somebody asks for them.
+        `block`, `subject` and `ack` become `headers`, `subject` and `delivery` if somebody asks.
         """
         self.spec = spec
         """What is called."""
@@ -119,6 +124,8 @@ class Call:
         self._block = block
         self._reply_headers: Headers | None = None
         self._taps: list[Tap] | None = None
+        self._subject = subject
+        self._ack = ack
 
     @property
     def message(self) -> object:
@@ -169,6 +176,18 @@ class Call:
         return bool(self._reply_headers)
 
     @property
+    def subject(self) -> str:
+        """Where an event came in; empty for a call."""
+        return self._subject.decode("utf-8", "replace")
+
+    @property
+    def delivery(self) -> Delivery | None:
+        """Which delivery of which event this is; None for what no stream keeps."""
+        if not self._ack:
+            return None
+        return read_delivery(self._ack, self.headers)
+
+    @property
     def taps(self) -> list[Tap]:
         """What sees each message of the exchange, outermost first."""
         if self._taps is None:
@@ -181,7 +200,7 @@ class Call:
         other.spec, other.deadline, other.payload = self.spec, self.deadline, self.payload
         other._message, other._decode = self._message, self._decode
         other._headers = None if self._headers is None else self._headers.copy()
-        other._block = self._block
+        other._block, other._subject, other._ack = self._block, self._subject, self._ack
         other._reply_headers, other.began = None, False
         other._taps = None if self._taps is None else list(self._taps)
         return other

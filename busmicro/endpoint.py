@@ -131,7 +131,7 @@ def read_signature(function: Function) -> Signature:
             f"{label(function)} is not async: write 'async def'; "
             "a method that is no endpoint begins with an underscore"
         )
-    hints = _hints(function)
+    hints = hints_of(function)
     request, takes_call = _parameters(function, hints)
     if "return" not in hints:
         raise SetupError(
@@ -155,7 +155,12 @@ def read_signature(function: Function) -> Signature:
     )
 
 
-def _hints(function: Function) -> dict[str, object]:
+def hints_of(function: Function) -> dict[str, object]:
+    """Return a function's type hints, constraints and all.
+
+    Raises:
+        SetupError: One of them cannot be resolved.
+    """
     try:
         return get_type_hints(function, include_extras=True)  # constraints are in Annotated
     except Exception as unresolved:

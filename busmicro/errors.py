@@ -2,10 +2,12 @@
 
 BusmicroError
 ├── CallError(code, message, details, origin)   crosses the wire: same class at the caller
-│   ├── Cancelled · Unknown · InvalidArgument · DeadlineExceeded · NotFound · AlreadyExists
-│   ├── PermissionDenied · Unauthenticated · FailedPrecondition · Aborted · OutOfRange
-│   ├── ResourceExhausted (PayloadTooLarge) · Unimplemented · Internal · DataLoss
-│   └── Unavailable (NoResponders, Disconnected)
+│   ├── Cancelled · InvalidArgument · DeadlineExceeded · AlreadyExists · PermissionDenied
+│   ├── Unauthenticated · Aborted · OutOfRange · Internal · DataLoss · NotFound (StreamMissing)
+│   ├── Unknown (PublishUnknown) · Unimplemented (NotSupported)
+│   ├── FailedPrecondition (StreamConflict, Reject)
+│   ├── ResourceExhausted (PayloadTooLarge, StreamFull)
+│   └── Unavailable (NoResponders, Disconnected, NoJetStream)
 ├── CodecError      bytes that are not what they claim, or a message that cannot become bytes
 └── SetupError      your code or configuration is wrong; raised before any I/O; names the fix
 
@@ -321,6 +323,101 @@ class Disconnected(Unavailable):
 
     def __init__(self, message: str, *, not_run: bool) -> None:
         super().__init__(message, not_run=not_run)
+
+
+class NoJetStream(Unavailable):
+    """This account of the NATS server keeps no streams; nothing was stored."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "JetStream is not enabled: start nats-server with -js, or use a topic without a stream",
+            not_run=True,
+        )
+
+
+class NotSupported(Unimplemented):
+    """The NATS server is too old for what was asked of it; nothing was done."""
+
+    def __init__(self, what: str, version: str) -> None:
+        super().__init__(f"{what} needs nats-server {version} or newer", not_run=True)
+        self.what = what
+        self.version = version
+
+
+class StreamMissing(NotFound):
+    """The stream that should keep an event is not there; nothing was stored."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(
+            f"there is no stream {stream}: start a service that declares it, "
+            "or leave out managed=False",
+            not_run=True,
+        )
+        self.stream = stream
+
+
+class StreamFull(ResourceExhausted):
+    """The stream refuses new events because it is full; nothing was stored."""
+
+    def __init__(self, stream: str, limit: str) -> None:
+        super().__init__(
+            f"stream {stream} is full ({limit}): let its consumers catch up, or raise its limits",
+            not_run=True,
+        )
+        self.stream = stream
+
+
+class StreamConflict(FailedPrecondition):
+    """A stream or consumer exists with other settings; it was left as it is."""
+
+    def __init__(self, name: str, differences: Sequence[str], hint: str = "") -> None:
+        super().__init__(
+            f"{name} exists with other settings: {'; '.join(differences)}"
+            + (f"; {hint}" if hint else ""),
+            details=[{"field": "", "problem": difference} for difference in differences],
+            not_run=True,
+        )
+        self.name = name
+        self.differences = list(differences)
+
+
+class PublishUnknown(Unknown):
+    """Nobody can tell whether the event was stored; publish it again with the same id."""
+
+    def __init__(self, subject: str, id: str, timeout: float) -> None:  # noqa: A002 - its name
+        super().__init__(
+            f"no word within {timeout:g} s on whether event {id} was stored on {subject}; "
+            "publishing it again with the same id cannot store it twice"
+        )
+        self.subject = subject
+        self.id = id
+
+
+class NotAllPublished(CallError):
+    """Some of many events were not published, for the reasons in `failures`."""
+
+    def __init__(self, stored: int, failures: dict[int, CallError]) -> None:
+        first = min(failures)
+        super().__init__(
+            f"{stored} events were stored, {len(failures)} were not; "
+            f"event {first}: {failures[first]}"
+        )
+        self.code = failures[first].code
+        self.stored = stored
+        """How many certainly are stored."""
+        self.failures = failures
+        """By position. What comes after the last one was not sent at all."""
+
+
+class Reject(FailedPrecondition):
+    """Raised by a handler of events: this one must never be delivered again.
+
+    It goes to the dead letters at once, with the reason.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def exit_code(failure: BusmicroError) -> int:

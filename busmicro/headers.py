@@ -30,6 +30,11 @@ RETRY_AFTER = "Bus-Retry-After"
 NOT_RUN = "Bus-Not-Run"
 ERROR = "Nats-Service-Error"
 ERROR_CODE = "Nats-Service-Error-Code"
+MSG_ID = "Nats-Msg-Id"
+CE_ID = "ce-id"
+CE_SOURCE = "ce-source"
+CE_TYPE = "ce-type"
+CE_TIME = "ce-time"
 TRACE = ("traceparent", "tracestate", "baggage")
 
 FIND_TIMEOUT = b"\r\nbus-timeout:"

@@ -1,1 +1,14 @@
-"""Tell: publish and subscribe. This version has calls only; events get their home here."""
+"""Publish and subscribe: events, from fire-and-forget to lose-nothing."""
+
+from busmicro.pubsub.handlers import Start, SubscribeOptions, Subscriber, Subscribers
+from busmicro.pubsub.stream import Stream
+from busmicro.pubsub.topic import Topic
+
+__all__ = [
+    "Start",
+    "Stream",
+    "SubscribeOptions",
+    "Subscriber",
+    "Subscribers",
+    "Topic",
+]

@@ -19,7 +19,7 @@ _PART = r"(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 _VERSION = re.compile(
     rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PART}(\.{_PART})*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
 )
-_RESERVED_WORK = ("rpc", "node", "cancel", "dlq")
+_RESERVED_WORK = ("rpc", "node", "cancel", "dlq", "schedules")
 _RESERVED_FIRST = (*_RESERVED_WORK, "_INBOX")
 _RESERVED_TOKENS = frozenset(word.encode() for word in _RESERVED_WORK)
 
@@ -86,6 +86,18 @@ class Subjects:
     def cancel(self, service: str) -> str:
         """Where cancellations go; every node of the service listens."""
         return f"{self.prefix}cancel.{service}"
+
+    def dead_letters(self, stream: str, consumer: str) -> str:
+        """Where events go that a consumer of a stream could not handle."""
+        return f"{self.prefix}dlq.{stream}.{consumer}"
+
+    def schedule(self, stream: str, name: str) -> str:
+        """Where a stream keeps an event that is to be published later."""
+        return f"{self.prefix}schedules.{stream}.{name}"
+
+    def stream(self, name: str) -> str:
+        """What a stream is called on the server, where namespaces must not meet."""
+        return self.prefix.replace(".", "-") + name
 
 
 def matches(pattern: str, subject: str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from busmicro.call import Call, Handler, Kind, Side, Spec, Tap, Wrapper, current_call
     from busmicro.client import Client
+    from busmicro.delivery import Delivery
     from busmicro.embedded import NatsCluster, NatsServer
     from busmicro.endpoint import endpoint_options
     from busmicro.errors import (
@@ -26,19 +27,28 @@ if TYPE_CHECKING:
         FailedPrecondition,
         Internal,
         InvalidArgument,
+        NoJetStream,
         NoResponders,
+        NotAllPublished,
         NotFound,
+        NotSupported,
         OutOfRange,
         PayloadTooLarge,
         PermissionDenied,
+        PublishUnknown,
+        Reject,
         ResourceExhausted,
         SetupError,
+        StreamConflict,
+        StreamFull,
+        StreamMissing,
         Unauthenticated,
         Unavailable,
         Unimplemented,
         Unknown,
     )
     from busmicro.headers import Headers
+    from busmicro.pubsub import DeadLetter, DeadLetters, Events, Stored, StoredMany, Stream, Topic
     from busmicro.rpc import Answers
     from busmicro.service import Service
     from busmicro.settings import Settings
@@ -58,8 +68,12 @@ __all__ = [
     "Code",
     "CodecError",
     "DataLoss",
+    "DeadLetter",
+    "DeadLetters",
     "DeadlineExceeded",
+    "Delivery",
     "Disconnected",
+    "Events",
     "FailedPrecondition",
     "Handler",
     "Headers",
@@ -68,12 +82,17 @@ __all__ = [
     "Kind",
     "NatsCluster",
     "NatsServer",
+    "NoJetStream",
     "NoResponders",
+    "NotAllPublished",
     "NotFound",
+    "NotSupported",
     "OutOfRange",
     "PayloadTooLarge",
     "PermissionDenied",
+    "PublishUnknown",
     "Recover",
+    "Reject",
     "ResourceExhausted",
     "Retry",
     "Service",
@@ -81,7 +100,14 @@ __all__ = [
     "SetupError",
     "Side",
     "Spec",
+    "Stored",
+    "StoredMany",
+    "Stream",
+    "StreamConflict",
+    "StreamFull",
+    "StreamMissing",
     "Tap",
+    "Topic",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
@@ -94,6 +120,8 @@ __all__ = [
 if not TYPE_CHECKING:  # type checkers shall know the names above and no others
     _ELSEWHERE = {
         "busmicro.call": "Call Handler Kind Side Spec Tap Wrapper current_call",
+        "busmicro.delivery": "Delivery",
+        "busmicro.pubsub": "DeadLetter DeadLetters Events Stored StoredMany Stream Topic",
         "busmicro.embedded": "NatsCluster NatsServer",
         "busmicro.endpoint": "endpoint_options",
         "busmicro.headers": "Headers",

@@ -85,12 +85,12 @@ class Call:
         "_headers",
         "_message",
         "_reply_headers",
-        "_subject",
         "_taps",
         "began",
         "deadline",
         "payload",
         "spec",
+        "subject_bytes",
     )
 
     def __init__(
@@ -124,7 +124,8 @@ class Call:
         self._block = block
         self._reply_headers: Headers | None = None
         self._taps: list[Tap] | None = None
-        self._subject = subject
+        self.subject_bytes = subject
+        """Where an event goes or came in, as it stands on the wire."""
         self._ack = ack
 
     @property
@@ -178,7 +179,7 @@ class Call:
     @property
     def subject(self) -> str:
         """Where an event came in; empty for a call."""
-        return self._subject.decode("utf-8", "replace")
+        return self.subject_bytes.decode("utf-8", "replace")
 
     @property
     def delivery(self) -> Delivery | None:
@@ -200,7 +201,8 @@ class Call:
         other.spec, other.deadline, other.payload = self.spec, self.deadline, self.payload
         other._message, other._decode = self._message, self._decode
         other._headers = None if self._headers is None else self._headers.copy()
-        other._block, other._subject, other._ack = self._block, self._subject, self._ack
+        other._block, other._ack = self._block, self._ack
+        other.subject_bytes = self.subject_bytes
         other._reply_headers, other.began = None, False
         other._taps = None if self._taps is None else list(self._taps)
         return other

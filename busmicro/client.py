@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar, cast
 
 from busmicro.bus import Bus
 from busmicro.call import Wrapper
+from busmicro.pubsub import (
+    PUBLISH_TIMEOUT,
+    Events,
+    Publisher,
+    PublishOptions,
+    Start,
+    Stored,
+    StoredMany,
+    Topic,
+    moment,
+    publish_many,
+)
 from busmicro.rpc import DEFAULT_TIMEOUT, Caller, CallOptions
 from busmicro.settings import Settings
+
+T = TypeVar("T")
 
 
 class Client(Caller):
@@ -38,12 +53,14 @@ class Client(Caller):
         given = settings or Settings.load(nats_url=url, namespace=namespace)
         options = CallOptions(timeout=timeout, wait_for_ready=wait_for_ready)
         super().__init__(Bus(given), wrappers=wrappers, options=options, name="")
+        self._publisher = Publisher(self._bus, wrappers=wrappers, producer="")
 
     @classmethod
     def on(cls, bus: Bus, *, wrappers: Sequence[Wrapper], name: str) -> Self:
         """Make a client that uses somebody else's connection and does not close it."""
         client = cls.__new__(cls)
         Caller.__init__(client, bus, wrappers=wrappers, options=CallOptions(), name=name)
+        client._publisher = Publisher(bus, wrappers=wrappers, producer=name)  # noqa: SLF001
         return client
 
     async def __aenter__(self) -> Self:
@@ -57,3 +74,113 @@ class Client(Caller):
         tb: TracebackType | None,
     ) -> None:
         await self._bus.close()
+
+    # --- events ---------------------------------------------------------------------------------
+
+    @property
+    def publisher(self) -> Publisher:
+        """What publishes this client's events, and knows the streams they are kept in."""
+        return self._publisher
+
+    def publish(
+        self,
+        topic: Topic[T],
+        event: T,
+        *,
+        id: str | None = None,
+        after: float | None = None,
+        at: datetime | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = PUBLISH_TIMEOUT,
+    ) -> Coroutine[object, object, Stored | None]:
+        """Publish an event; with a stream, return once it is stored.
+
+        Args:
+            topic: Where; with names in braces, `topic.format(…)`.
+            event: What.
+            id: What makes it this event. A second one with the same id on the same subject is not
+                stored, as long as the stream's `dedup_window` lasts. Left out, it gets its own.
+            after: Seconds from now at which the server shall publish it.
+            at: The moment, with a time zone, at which the server shall publish it.
+            headers: Sent along.
+            timeout: Seconds to try until it is stored.
+
+        Returns:
+            Where it is stored; None if the topic has no stream.
+
+        Raises:
+            PublishUnknown: The time is up, and it may be stored or not. Publish it again with the
+                same id.
+            StreamFull, StreamMissing, StreamConflict, NoJetStream, NotSupported: Not stored.
+            InvalidArgument: It is not what the topic's events are, or cannot be sent. Not stored.
+            PayloadTooLarge, PermissionDenied, Unavailable: Not stored.
+        """
+        options = None
+        if topic.stream is not None or id is not None or after is not None or at is not None:
+            options = PublishOptions(id=id or "", at=moment(after, at), timeout=timeout)
+        sent = self._publisher.publish(topic, event, options, headers)
+        return cast("Coroutine[object, object, Stored | None]", sent)
+
+    async def publish_many(
+        self,
+        topic: Topic[T],
+        events: Iterable[T] | AsyncIterable[T],
+        *,
+        id: Callable[[T], str] | None = None,
+        in_flight: int = 1000,
+        atomic: bool = False,
+        timeout: float = PUBLISH_TIMEOUT,
+    ) -> StoredMany:
+        """Publish many events, in order, without waiting for each; return once all are stored.
+
+        Args:
+            topic: Where.
+            events: What; taken one by one, as there is room.
+            id: Makes the id of an event; see `publish`.
+            in_flight: How many may be under way.
+            atomic: Store all or none, at most 1,000 (nats-server 2.12 or newer).
+            timeout: Seconds to try each.
+
+        Returns:
+            How many are stored, and the number of the last.
+
+        Raises:
+            NotAllPublished: Some were refused, or nobody knows; `failures` says which and why. None
+                that comes after the first failure was sent.
+            NotSupported: The server has no atomic batches. Nothing was sent.
+        """
+        return await publish_many(
+            self._publisher,
+            topic,
+            events,
+            id_of=id,
+            in_flight=in_flight,
+            atomic=atomic,
+            timeout=timeout,
+        )
+
+    def subscribe(
+        self, topic: Topic[T], *, group: str | None = None, start: Start | None = None
+    ) -> Events[T]:
+        """Listen to a topic: `async with client.subscribe(topic) as events: async for event in …`.
+
+        An event that a stream keeps is acknowledged when the next one is asked for, or when the
+        block ends well; if it ends with an error, the one at hand is given back.
+
+        Args:
+            topic: What to listen to.
+            group: Who shares the events: each goes to one member. Left out, all of them come.
+            start: With a stream: `"first"`, `"new"`, a moment or a sequence number. Left out,
+                `"first"` with a group and `"new"` without.
+
+        Raises:
+            SetupError: `start` without a stream. The rest is raised when the block is entered.
+        """
+        return Events(
+            self._bus,
+            topic,
+            self._publisher.declarations,
+            group=group or "",
+            start=start,
+            owner=self._name or "client",
+        )

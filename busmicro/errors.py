@@ -384,7 +384,7 @@ class StreamConflict(FailedPrecondition):
 class PublishUnknown(Unknown):
     """Nobody can tell whether the event was stored; publish it again with the same id."""
 
-    def __init__(self, subject: str, id: str, timeout: float) -> None:  # noqa: A002 - its name
+    def __init__(self, subject: str, id: str, timeout: float) -> None:
         super().__init__(
             f"no word within {timeout:g} s on whether event {id} was stored on {subject}; "
             "publishing it again with the same id cannot store it twice"

@@ -12,10 +12,18 @@ import logging
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from datetime import datetime
 from types import TracebackType
-from typing import Self, TypeVar, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from busmicro.bus import Bus
 from busmicro.call import Wrapper
@@ -24,6 +32,19 @@ from busmicro.clock import SYSTEM_CLOCK
 from busmicro.codecs import json_schema
 from busmicro.endpoint import EndpointOptions, Function, options_of, public_methods
 from busmicro.errors import BusmicroError, Disconnected, SetupError, exit_code
+from busmicro.pubsub import (
+    PUBLISH_TIMEOUT,
+    Cron,
+    CronTable,
+    Durable,
+    KeyOf,
+    Stored,
+    StoredMany,
+    SubscribeOptions,
+    Subscribers,
+    Subscriptions,
+    Topic,
+)
 from busmicro.registry import Description, EndpointRecord, Node
 from busmicro.rpc import HEALTH, STATS, Endpoints, Monitor, RpcServer, iso
 from busmicro.rpc.handlers import Endpoint
@@ -41,6 +62,7 @@ from busmicro.wrappers import Recover
 log = logging.getLogger("busmicro.service")
 
 F = TypeVar("F", bound=Function)
+T = TypeVar("T")
 _LOOK_FOR_STREAMS_EVERY = 60.0
 
 Lifespan = Callable[["Service"], AbstractAsyncContextManager[object]]
@@ -72,7 +94,7 @@ class Service:
         name: str,
         *,
         version: str = "0.1.0",
-        id: str | None = None,  # noqa: A002 - the word the bus uses
+        id: str | None = None,
         metadata: Mapping[str, str] | None = None,
         url: str | None = None,
         namespace: str = "",
@@ -92,6 +114,9 @@ class Service:
         self._handler_wrappers = list(handler_wrappers)
         self._lifespan = lifespan
         self._endpoints = Endpoints(self.name)
+        self._subscribers = Subscribers(self.name)
+        self._published: list[Topic[Any]] = []
+        self._crons: list[Cron] = []
         self._life: _Life | None = None
 
     def __repr__(self) -> str:
@@ -174,6 +199,94 @@ class Service:
             raise SetupError("endpoints that begin with 'Debug.' are the service's own")
         self._endpoints.add(function, options, prefix=prefix)
 
+    def subscribe(
+        self,
+        topic: Topic[Any],
+        *,
+        group: str = "",
+        concurrency: int = 16,
+        key: KeyOf | None = None,
+        timeout: float | None = None,
+        waiting: int = 1024,
+        **durable: Unpack[Durable],
+    ) -> Callable[[F], F]:
+        """Handle the events of a topic with an async function; use it as `@service.subscribe(…)`.
+
+        The function takes the event, or a `list` of events; `call: Call` and the names in braces of
+        the topic's subject if it wants them.
+
+        Args:
+            topic: What to listen to.
+            group: Who shares the events: each goes to one node of the group. Left out, every node
+                gets every event.
+            concurrency: How many events a node handles at once.
+            key: Makes the key of an event. Events with the same key are handled one after another,
+                in order, a failed one before those behind it; with a stream and a group, by one
+                node at a time.
+            timeout: Seconds that the function may take for an event.
+            waiting: How many events may wait on a node. Without a stream, more are dropped.
+            durable: For topics with a stream; see `Durable`.
+
+        Returns:
+            The function, as it is.
+
+        Raises:
+            SetupError: The function is not async, takes something else, the group has a handler for
+                this topic, or an option makes no sense. The text names the fix.
+        """
+        options = SubscribeOptions.of(
+            topic,
+            durable,
+            group=group,
+            concurrency=concurrency,
+            key=key,
+            timeout=timeout,
+            waiting=waiting,
+        )
+
+        def register(handler: F) -> F:
+            self._must_not_serve("handlers")
+            self._subscribers.add(topic, handler, options)
+            return handler
+
+        return register
+
+    def publishes(self, *topics: Topic[Any]) -> None:
+        """Say which topics the service publishes to: their streams are made when it starts."""
+        self._must_not_serve("topics")
+        self._published.extend(topics)
+
+    def cron(self, schedule: str, topic: Topic[T], event: T, *, name: str = "") -> None:
+        """Have the server publish an event again and again, however many nodes there are.
+
+        Args:
+            schedule: Six fields from seconds to weekdays, `@hourly` and the like, or `@every 5m`.
+            topic: Where; it needs a stream, and nats-server 2.14 or newer.
+            event: What.
+            name: What the schedule is called, one word; left out, the topic's subject.
+
+        Raises:
+            SetupError: No server would understand that.
+        """
+        self._must_not_serve("schedules")
+        said = name or topic.subject.replace(".", "-")
+        self._crons.append(Cron(name=said, schedule=schedule, topic=topic, event=event))
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """What callers may call."""
+        return self._endpoints
+
+    @property
+    def subscribers(self) -> Subscribers:
+        """What handles events."""
+        return self._subscribers
+
+    @property
+    def published(self) -> tuple[Topic[Any], ...]:
+        """The topics it says it publishes to, those of its schedules too."""
+        return (*self._published, *(cron.topic for cron in self._crons))
+
     def wrap_handler(self, *wrappers: Wrapper) -> None:
         """Put wrappers around every handler, inside those that are there."""
         self._must_not_serve("wrappers")
@@ -218,6 +331,37 @@ class Service:
         if self._life is None:
             raise SetupError(f"{self.name} does not run: start it first, or use Client()")
         return self._life
+
+    def publish(
+        self,
+        topic: Topic[T],
+        event: T,
+        *,
+        id: str | None = None,
+        after: float | None = None,
+        at: datetime | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = PUBLISH_TIMEOUT,
+    ) -> Coroutine[object, object, Stored | None]:
+        """Publish an event; see `Client.publish`."""
+        return self._running.client.publish(
+            topic, event, id=id, after=after, at=at, headers=headers, timeout=timeout
+        )
+
+    async def publish_many(
+        self,
+        topic: Topic[T],
+        events: Iterable[T] | AsyncIterable[T],
+        *,
+        id: Callable[[T], str] | None = None,
+        in_flight: int = 1000,
+        atomic: bool = False,
+        timeout: float = PUBLISH_TIMEOUT,
+    ) -> StoredMany:
+        """Publish many events; see `Client.publish_many`."""
+        return await self._running.client.publish_many(
+            topic, events, id=id, in_flight=in_flight, atomic=atomic, timeout=timeout
+        )
 
     async def start(self, *, wait: bool = True, url: str | None = None) -> None:
         """Connect, serve and register; when this returns, callers are answered.
@@ -264,6 +408,7 @@ class Service:
         """End every request that still runs, now; their callers are told `unavailable`."""
         if self._life is not None:
             self._life.server.end_all()
+            self._life.subscriptions.end_all()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -355,6 +500,11 @@ class _Life:
         self._endpoints.add(self._monitor.health, HEALTH)
         self._endpoints.add(self._monitor.stats, STATS)
         self.server = RpcServer(service.name, service.id, self._endpoints, self.bus)
+        declarations = self.client.publisher.declarations
+        self.subscriptions = Subscriptions(
+            service.name, service.subscribers.copy(), self.bus, declarations
+        )
+        self._crons = CronTable(declarations, self.bus.subjects, service.name)
         self._monitor.running = lambda: self.server.running
         self._monitor.refused = lambda: self.server.refused_replies
         self._stack = AsyncExitStack()
@@ -365,7 +515,9 @@ class _Life:
         service = self._service
         if service._lifespan is not None:  # noqa: SLF001
             await self._stack.enter_async_context(service._lifespan(service))  # noqa: SLF001
-        await self.server.start([*service._handler_wrappers, Recover()])  # noqa: SLF001
+        wrappers = [*service._handler_wrappers, Recover()]  # noqa: SLF001
+        await self._start_events(wrappers)
+        await self.server.start(wrappers)
         self.bus.discovery.publishes(
             stats=self._monitor.service_stats,
             running=lambda: self.server.running,
@@ -374,6 +526,15 @@ class _Life:
         await self.bus.discovery.register(self._node, self.description())
         self._protect(await self.bus.discovery.stream_subjects())
         self._tasks.spawn(self._keep_protecting(), name=f"{service.name} stream subjects")
+
+    async def _start_events(self, wrappers: Sequence[Wrapper]) -> None:
+        """Make the streams, write the schedules, listen to the topics."""
+        service = self._service
+        await self.client.publisher.declarations.ensure(*service.published)
+        topics = [*service.published, *(s.topic for s in service.subscribers)]
+        streams = {topic.stream.name for topic in topics if topic.stream is not None}
+        await self.subscriptions.start(wrappers)
+        await self._crons.write(service._crons, sorted(streams))  # noqa: SLF001
 
     def _protect(self, subjects: list[str]) -> None:
         self.server.replies_allowed.protect(subjects)
@@ -388,7 +549,7 @@ class _Life:
         self.ending = self._monitor.stopping = True
         await self._tasks.cancel()
         await self.bus.discovery.deregister(self._node)
-        await self.server.stop(grace)
+        await asyncio.gather(self.server.stop(grace), self.subscriptions.stop(grace))
         try:
             await self._stack.aclose()
         finally:

@@ -49,6 +49,11 @@ class Tasks:
         _done, pending = await asyncio.wait(set(self._tasks), timeout=timeout)
         return len(pending)
 
+    def end_all(self) -> None:
+        """Cancel every task, without waiting for the end of it."""
+        for task in self._tasks:
+            task.cancel()
+
     async def cancel(self) -> None:
         """Cancel every task and wait until each has ended; the caller's own task is left out."""
         mine = asyncio.current_task()

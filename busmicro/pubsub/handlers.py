@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeAlias, get_args, get_origin
+from typing import Any, Literal, TypeAlias, TypedDict, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,6 +24,25 @@ KeyOf: TypeAlias = Callable[..., object]
 
 _GROUP = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DEFAULT_BACKOFF = (1.0, 5.0, 30.0, 120.0)
+
+
+class Durable(TypedDict, total=False):
+    """What may be said of a handler of events that a stream keeps, and of one that takes lists."""
+
+    max_deliver: int
+    """How often an event is tried before it goes to the dead letters; 5 if left out."""
+    ack_wait: float
+    """Seconds of silence after which the server takes a node for dead and tries another; 30. A
+    handler may take longer: the node says that it is at work."""
+    backoff: Sequence[float]
+    """Seconds before the second, third, … attempt, the last one for the rest; 1, 5, 30, 120."""
+    start: Start
+    """Where a subscription begins that is new to the server: `"first"` (with a group, if left out),
+    `"new"` (without one), a moment, or a number of the stream."""
+    batch: int
+    """How many events a handler of lists gets at most; 100."""
+    batch_wait: float
+    """Seconds that a list may wait for more events; 0.05."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +63,7 @@ class SubscribeOptions:
     """How often an event is tried before it goes to the dead letters."""
     ack_wait: float = 30.0
     """Seconds of silence after which the server takes a node for dead and tries another."""
-    backoff: tuple[float, ...] = DEFAULT_BACKOFF
+    backoff: Sequence[float] = DEFAULT_BACKOFF
     """Seconds before the second, third, … attempt; the last one holds for the rest."""
     start: Start | None = None
     """Where it begins; None for `first` with a group and `new` without."""
@@ -72,6 +91,18 @@ class SubscribeOptions:
             raise SetupError(f"timeout={self.timeout}: say seconds, more than 0, at most 86,400")
         if not self.backoff or not all(0 <= pause <= 86_400 for pause in self.backoff):
             raise SetupError(f"backoff={list(self.backoff)}: say seconds, one or more")
+
+    @classmethod
+    def of(cls, topic: Topic[Any], durable: Durable, **common: Any) -> SubscribeOptions:
+        """Put options together; those for streams are refused where there is none.
+
+        Raises:
+            SetupError: An option makes no sense.
+        """
+        if topic.stream is None:
+            for name in durable.keys() - {"batch", "batch_wait"}:
+                raise SetupError(f"topic {topic.subject} has no stream: {name}= needs one")
+        return cls(**common, **durable)
 
     def pause_after(self, attempt: int) -> float:
         """Return the seconds to wait after the given attempt has failed."""

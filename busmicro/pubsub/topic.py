@@ -46,7 +46,7 @@ class Topic(Generic[T]):
     def __init__(
         self,
         subject: str,
-        type: type[T],  # noqa: A002 - the word that says it
+        type: type[T],
         *,
         stream: Stream | None = None,
         content_type: str = "",

@@ -2,8 +2,9 @@
 
 from busmicro.transport.base import Listener, OnMessage, Subscription, Transport
 from busmicro.transport.buckets import Bucket, Entry
-from busmicro.transport.jetstream import JetStream, err_code
+from busmicro.transport.jetstream import JetStream, StoredMessage, err_code, read_answer
 from busmicro.transport.nats import NatsTransport, require_allowed
+from busmicro.transport.pull import Pull
 from busmicro.transport.replies import Replies, Reply, collect
 from busmicro.transport.subjects import (
     QUEUE_GROUP,
@@ -24,9 +25,11 @@ __all__ = [
     "Listener",
     "NatsTransport",
     "OnMessage",
+    "Pull",
     "Replies",
     "Reply",
     "ReplyPolicy",
+    "StoredMessage",
     "Subjects",
     "Subscription",
     "Transport",
@@ -37,5 +40,6 @@ __all__ = [
     "collect",
     "err_code",
     "matches",
+    "read_answer",
     "require_allowed",
 ]

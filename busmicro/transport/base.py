@@ -132,3 +132,7 @@ class Transport(Protocol):
     def listen(self, listener: Listener) -> None:
         """Tell this listener of what happens to the connection, until the connection is closed."""
         ...
+
+    def unlisten(self, listener: Listener) -> None:
+        """Tell this listener no more; not an error if it was not told."""
+        ...

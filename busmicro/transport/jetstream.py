@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from base64 import b64decode
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic_core import from_json, to_json
@@ -68,7 +70,17 @@ def err_code(error: CallError) -> int:
     return int(first.get("err_code", 0)) if isinstance(first, dict) else 0
 
 
-def _answer(payload: bytes, subject: str) -> dict[str, Any]:
+def read_answer(payload: bytes, subject: str) -> dict[str, Any]:
+    """Read what JetStream says.
+
+    Args:
+        payload: Its answer.
+        subject: What was asked.
+
+    Raises:
+        CallError: The server's error, as `server_error` has it.
+        DataLoss: It is not JSON.
+    """
     try:
         answer = from_json(payload)
     except ValueError as wrong:
@@ -84,6 +96,22 @@ def status_of(header: bytes) -> int:
     """Return the status of a header block; 0 for that of a message."""
     number = header[9:12]
     return int(number) if header.startswith(b"NATS/1.0 ") and number.isdigit() else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMessage:
+    """A message as a stream keeps it."""
+
+    subject: str
+    """Where it was published."""
+    sequence: int
+    """Its number in the stream."""
+    header: bytes
+    """Its header block, or empty."""
+    payload: bytes
+    """The message."""
+    stored: str
+    """When, RFC 3339."""
 
 
 class JetStream:
@@ -138,7 +166,7 @@ class JetStream:
         payload = b"" if body is None else to_json(body)
         asked = API + subject
         _header, answer = await self.replies.ask(asked.encode(), payload, timeout=timeout)
-        return _answer(answer, asked)
+        return read_answer(answer, asked)
 
     async def publish(
         self, subject: str, payload: bytes, header: bytes = b"", *, timeout: float = TIMEOUT
@@ -160,7 +188,7 @@ class JetStream:
             DeadlineExceeded: No acknowledgement in time; it may or may not be stored.
         """
         _header, answer = await self.replies.ask(subject.encode(), payload, header, timeout=timeout)
-        return int(_answer(answer, subject).get("seq", 0))
+        return int(read_answer(answer, subject).get("seq", 0))
 
     async def request(self, subject: str, payload: bytes, *, timeout: float = TIMEOUT) -> Reply:
         """Ask for one reply, and return it as it is; raises as `Replies.request`."""
@@ -169,6 +197,37 @@ class JetStream:
     async def _request(self, subject: str, payload: bytes, header: bytes, timeout: float) -> Reply:
         deadline = asyncio.get_running_loop().time() + timeout
         return await self.replies.request(subject.encode(), payload, header, deadline=deadline)
+
+    async def last_message(self, stream: str, subject: str) -> Reply:
+        """Return header block and payload of the latest message on a subject of a stream.
+
+        Raises:
+            NotFound: There is none.
+            CallError: As `api`.
+        """
+        found = await self.message(stream, {"last_by_subj": subject})
+        return found.header, found.payload
+
+    async def message(self, stream: str, which: Mapping[str, object]) -> StoredMessage:
+        """Return a message as a stream keeps it, read from its leader.
+
+        Args:
+            stream: The stream.
+            which: `{"seq": 17}`, `{"last_by_subj": "a.b"}`, or `{"seq": 17, "next_by_subj": "a.>"}`
+                for the first from there on.
+
+        Raises:
+            NotFound: There is none.
+            CallError: As `api`.
+        """
+        found = (await self.api(f"STREAM.MSG.GET.{stream}", which))["message"]
+        return StoredMessage(
+            subject=str(found["subject"]),
+            sequence=int(found["seq"]),
+            header=b64decode(found.get("hdrs") or b""),
+            payload=b64decode(found.get("data") or b""),
+            stored=str(found.get("time", "")),
+        )
 
     async def stream_subjects(self) -> list[str]:
         """List the subjects that the account's streams keep, wildcards and all.

@@ -245,7 +245,7 @@ class NatsTransport:
             "connected to %s",
             hide_secrets(str(client.connected_url and client.connected_url.geturl())),
         )
-        for listener in self._listeners:
+        for listener in tuple(self._listeners):
             listener.on_connected()
 
     def _publish_held(self, message: tuple[bytes, bytes, bytes, bytes]) -> None:
@@ -275,7 +275,7 @@ class NatsTransport:
         self._up.clear()
         self.connected = False
         self.publish = self._hold
-        for listener in self._listeners:
+        for listener in tuple(self._listeners):
             listener.on_disconnected()
 
     async def _keep_alive(self) -> None:
@@ -412,6 +412,11 @@ class NatsTransport:
         """Tell this listener of what happens to the connection."""
         self._listeners.append(listener)
 
+    def unlisten(self, listener: Listener) -> None:
+        """Tell this listener no more."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
     def _denied(self, text: str) -> None:
         denied = denied_subject(text)
         if denied is None:
@@ -419,7 +424,7 @@ class NatsTransport:
         what, subject = denied
         log.error("NATS does not permit this client's %s to %s", what, subject)
         if what == "publish":
-            for listener in self._listeners:
+            for listener in tuple(self._listeners):
                 listener.on_publish_denied(subject)
             return
         for subscription in self._subscriptions.values():

@@ -18,11 +18,14 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 560
 MAX_BODY = 40
 
-CONTRACT = """Aborted AlreadyExists Answers BusmicroError Call CallError Cancelled Client Code
-CodecError DataLoss DeadlineExceeded Disconnected FailedPrecondition Handler Headers Internal
-InvalidArgument Kind NatsCluster NatsServer NoResponders NotFound OutOfRange PayloadTooLarge
-PermissionDenied Recover ResourceExhausted Retry Service Settings SetupError Side Spec Tap
-Unauthenticated Unavailable Unimplemented Unknown Wrapper current_call endpoint_options"""
+CONTRACT = """
+Aborted AlreadyExists Answers BusmicroError Call CallError Cancelled Client Code CodecError
+DataLoss DeadLetter DeadLetters DeadlineExceeded Delivery Disconnected Events FailedPrecondition
+Handler Headers Internal InvalidArgument Kind NatsCluster NatsServer NoJetStream NoResponders
+NotAllPublished NotFound NotSupported OutOfRange PayloadTooLarge PermissionDenied PublishUnknown
+Recover Reject ResourceExhausted Retry Service Settings SetupError Side Spec Stored StoredMany
+Stream StreamConflict StreamFull StreamMissing Tap Topic Unauthenticated Unavailable
+Unimplemented Unknown Wrapper current_call endpoint_options"""
 
 
 def test_public_names_are_exactly_these():

@@ -1,0 +1,152 @@
+"""Many events at once: as many as come, or all or none.
+
+Source: NATS ADR-50 (atomic batches).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from typing import Any, Final, TypeVar
+
+from busmicro.errors import CallError, InvalidArgument, NotSupported, PublishUnknown
+from busmicro.pubsub.declare import BATCH_LEVEL
+from busmicro.pubsub.envelope import check_id
+from busmicro.pubsub.pipeline import Pipeline, StoredMany
+from busmicro.pubsub.publisher import Outlet, Publisher, Stored
+from busmicro.pubsub.topic import Topic
+from busmicro.transport import err_code
+
+T = TypeVar("T")
+
+MOST_IN_BATCH: Final = 1000
+MOST_IN_FLIGHT: Final = 100_000
+_DUPLICATE_IN_BATCH: Final = 10201
+_PAUSE: Final = 0.5
+
+
+async def publish_many(
+    publisher: Publisher,
+    topic: Topic[T],
+    events: Iterable[T] | AsyncIterable[T],
+    *,
+    id_of: Callable[[T], str] | None,
+    in_flight: int,
+    atomic: bool,
+    timeout: float,
+) -> StoredMany:
+    """Publish many events; see `Client.publish_many`."""
+    if topic.stream is None:
+        raise InvalidArgument(f"topic {topic.subject} has no stream: use publish", not_run=True)
+    if not 1 <= in_flight <= MOST_IN_FLIGHT:
+        raise InvalidArgument(f"in_flight={in_flight}: say 1 to {MOST_IN_FLIGHT:,}", not_run=True)
+    outlet = publisher.outlet(topic)
+    subject = outlet.subject_of(topic)
+    if not atomic:
+        pipeline = Pipeline(publisher, outlet, subject, in_flight=in_flight, timeout=timeout)
+        return await pipeline.run(events, id_of)
+    chosen: list[tuple[str, bytes]] = []
+    async for event in _each(events):
+        if id_of is not None:
+            check_id(id_of(event))
+        event_id = publisher.ids.next() if id_of is None else id_of(event)
+        chosen.append((event_id, outlet.encode(event)))
+        if len(chosen) > MOST_IN_BATCH:
+            raise InvalidArgument(
+                f"an atomic batch has at most {MOST_IN_BATCH:,} events", not_run=True
+            )
+    return await publish_atomic(publisher, outlet, subject, chosen, timeout=timeout)
+
+
+async def _each(events: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(events, AsyncIterable):
+        async for event in events:
+            yield event
+        return
+    for event in events:
+        yield event
+
+
+async def publish_atomic(
+    publisher: Publisher,
+    outlet: Outlet[Any],
+    subject: bytes,
+    events: list[tuple[str, bytes]],
+    *,
+    timeout: float,
+) -> StoredMany:
+    """Store all of some events or none of them.
+
+    Args:
+        publisher: Whose events.
+        outlet: Their topic, as its publisher sees it.
+        subject: Where to.
+        events: Id and payload of each, at most 1,000.
+        timeout: Seconds to try.
+
+    Raises:
+        NotSupported: The server is older than 2.12.
+        PublishUnknown: The time is up and all may be stored, or none.
+        CallError: None was stored.
+
+    Source: NATS ADR-50.
+    """
+    if await publisher.declarations.level() < BATCH_LEVEL:
+        raise NotSupported("publish_many(atomic=True)", "2.12")
+    if not events:
+        return StoredMany(0)
+    await publisher.declarations.ensure(outlet.topic)
+    deadline = asyncio.get_running_loop().time() + timeout
+    while True:
+        try:
+            return await _one_batch(publisher, outlet, subject, events, deadline)
+        except CallError as failure:
+            if err_code(failure) == _DUPLICATE_IN_BATCH:  # an earlier try has got through
+                return StoredMany(len(events), duplicates=len(events))
+            await _require_hope(outlet, failure, deadline)
+        await asyncio.sleep(_PAUSE)
+
+
+async def _require_hope(outlet: Outlet[Any], failure: CallError, deadline: float) -> None:
+    """Raise what ends the batch, unless another try may go better."""
+    refusal = await outlet.refusal(failure)
+    if refusal is not None:
+        raise refusal from failure
+    if asyncio.get_running_loop().time() + 2 * _PAUSE < deadline:
+        return
+    if failure.not_run:
+        raise failure
+    raise PublishUnknown("a batch", "of the batch", 0.0) from failure
+
+
+async def _one_batch(
+    publisher: Publisher,
+    outlet: Outlet[Any],
+    subject: bytes,
+    events: list[tuple[str, bytes]],
+    deadline: float,
+) -> StoredMany:
+    """Send a batch; the last event carries the commit, and its answer is that of them all."""
+    batch = secrets.token_hex(8)
+    transport = publisher.bus.transport
+    replies = publisher.bus.replies
+    stored = Stored("", 0)
+    for number, (event_id, payload) in enumerate(events, 1):
+        last = number == len(events)
+        block = (
+            outlet.block(subject, event_id)
+            + (
+                f"Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {number}\r\n"
+                + ("Nats-Batch-Commit: 1\r\n" if last else "")
+                + "\r\n"
+            ).encode()
+        )
+        outlet.check_size(payload, block)
+        if not last and number > 1:
+            transport.publish(subject, payload, b"", block)
+            continue
+        _header, answer = await replies.request(subject, payload, block, deadline=deadline)
+        if last or answer:  # the first one is answered with nothing if the batch may go on
+            stored = outlet.stored(answer, subject)
+    return StoredMany(len(events), 0, stored.sequence)

@@ -1,0 +1,213 @@
+"""The server's side of a subscription to a stream: a consumer, made, found or made again.
+
+A group's consumer is durable and shared by its nodes.  A subscription without a group has one of
+its own, which the server forgets some minutes after its node has gone.
+
+Source: NATS ADR-37, ADR-42 (pinned clients); ADR 0014.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from busmicro.errors import CallError, NotFound, SetupError, StreamConflict
+from busmicro.pubsub.declare import MADE_BY, TTL_LEVEL, Declarations
+from busmicro.pubsub.handlers import Start
+from busmicro.pubsub.topic import Topic
+from busmicro.transport import Subjects, err_code
+
+log = logging.getLogger("busmicro.events")
+
+_CONSUMER_NOT_FOUND: Final = 10014
+_EXISTS: Final = frozenset({10013, 10105, 10148})
+_WORK_QUEUE_TAKEN: Final = frozenset({10099, 10100})
+_IDLE_FOR: Final = 300.0
+_MOST_PENDING: Final = 10_000
+"""Events that all nodes of a group together may hold."""
+PINNED: Final = "key"
+"""The priority group of consumers whose events are handled in order."""
+_PIN_FOR: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerPlan:
+    """What a subscription wants of its consumer."""
+
+    topic: Topic[Any]
+    """Whose events."""
+    group: str = ""
+    """Who shares them; empty for a consumer of its own."""
+    owner: str = "client"
+    """Who subscribes, for the name of a consumer of its own."""
+    ack_wait: float = 30.0
+    """Seconds of silence after which an event is delivered again."""
+    start: Start | None = None
+    """Where it begins; None for `first` with a group and `new` without."""
+    one_at_a_time: bool = False
+    """Shall one node of the group at a time get the events?"""
+
+    @property
+    def label(self) -> str:
+        """Who could not handle an event, as dead letters have it."""
+        subject = self.topic.pattern.replace(".", "-").replace("*", "any").replace(">", "all")
+        return f"{self.group or self.owner}-{subject}"
+
+
+class Consumer:
+    """A consumer of a stream.
+
+    Args:
+        plan: What is wanted.
+        declarations: The streams of this process.
+        subjects: Those of the namespace.
+    """
+
+    def __init__(self, plan: ConsumerPlan, declarations: Declarations, subjects: Subjects) -> None:
+        self.plan = plan
+        self.label = plan.label
+        stream = plan.topic.stream
+        if stream is None:
+            raise SetupError(f"topic {plan.topic.subject} has no stream")
+        self.stream = subjects.stream(stream.name)
+        """The stream, as the server calls it."""
+        self.name = plan.label if plan.group else f"{plan.label}-{secrets.token_hex(4)}"
+        """The consumer, as the server calls it."""
+        self.pinned = ""
+        """Its priority group, known after `ensure`."""
+        self._filter = f"{subjects.prefix}{plan.topic.pattern}"
+        self._declared = stream
+        self._declarations = declarations
+        self._api = declarations.jetstream.api
+
+    async def ensure(self, *, resume_at: int | None = None) -> bool:
+        """Find the consumer, bring it up to date, or make it.
+
+        Args:
+            resume_at: The number in the stream to go on from if it has to be made again.
+
+        Returns:
+            Was it made?
+
+        Raises:
+            StreamConflict: A consumer of that name does something else. It was left as it is.
+            CallError: As `JetStream.api`.
+        """
+        self._declarations.forget(self._declared)
+        await self._declarations.ensure(self.plan.topic)
+        level = await self._declarations.level()
+        self.pinned = PINNED if self.plan.one_at_a_time and level >= TTL_LEVEL else ""
+        found = await self._find()
+        if found is None:
+            return await self._create(resume_at)
+        await self._update(found)
+        return False
+
+    async def delete(self) -> None:
+        """Delete the consumer; not an error if it is not there."""
+        try:
+            await self._api(f"CONSUMER.DELETE.{self.stream}.{self.name}")
+        except NotFound:
+            return
+
+    async def unpin(self) -> None:
+        """Let another node have the events at once."""
+        await self._api(f"CONSUMER.UNPIN.{self.stream}.{self.name}", {"group": PINNED})
+
+    async def _find(self) -> dict[str, Any] | None:
+        try:
+            info = await self._api(f"CONSUMER.INFO.{self.stream}.{self.name}")
+        except NotFound as failure:
+            if err_code(failure) != _CONSUMER_NOT_FOUND:
+                raise
+            return None
+        config: dict[str, Any] = info["config"]
+        return config
+
+    async def _create(self, resume_at: int | None) -> bool:
+        config = {**self._settings(), **self._position(resume_at)}
+        try:
+            await self._send(config, "create")
+        except CallError as failure:
+            number = err_code(failure)
+            if number in _EXISTS:  # another node was faster
+                return False
+            if number in _WORK_QUEUE_TAKEN:
+                raise StreamConflict(
+                    f"consumer {self.name}",
+                    [f"another group of work queue {self.stream} takes {self._filter} already"],
+                    "use its group, or a stream that is no work queue",
+                ) from failure
+            raise
+        return True
+
+    async def _update(self, found: Mapping[str, Any]) -> None:
+        wanted = self._settings()
+        conflicts = [
+            f"{name} is {found.get(name)!r} and should be {wanted[name]!r}"
+            for name in ("ack_policy", "filter_subject")
+            if found.get(name) != wanted[name]
+        ]
+        if found.get("deliver_subject"):
+            conflicts.append("it pushes its events and should be pulled from")
+        policy = found.get("priority_policy") or "none"
+        if (policy == "pinned_client") != bool(self.pinned):
+            order = "one node at a time" if self.pinned else "all nodes"
+            conflicts.append(f"its events should go to {order} (key=), its policy is {policy!r}")
+        if conflicts:
+            raise StreamConflict(
+                f"consumer {self.name} of stream {self.stream}",
+                conflicts,
+                "use another group, or delete it with 'nats consumer rm'",
+            )
+        changes = {
+            name: wanted[name]
+            for name in ("ack_wait", "max_deliver", "max_ack_pending")
+            if found.get(name) != wanted[name]
+        }
+        if changes:
+            await self._send({**found, **changes}, "update")
+            log.info("consumer %s: changed %s", self.name, ", ".join(sorted(changes)))
+
+    async def _send(self, config: Mapping[str, Any], action: str) -> None:
+        await self._api(
+            f"CONSUMER.CREATE.{self.stream}.{self.name}.{self._filter}",
+            {"stream_name": self.stream, "config": config, "action": action},
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        plan = self.plan
+        settings: dict[str, Any] = {
+            "name": self.name,
+            "filter_subject": self._filter,
+            "ack_policy": "explicit",
+            "ack_wait": int(plan.ack_wait * 1e9),
+            "max_deliver": -1,
+            "max_ack_pending": _MOST_PENDING,
+            "metadata": MADE_BY,
+        }
+        if plan.group:
+            settings["durable_name"] = self.name
+        else:
+            settings["inactive_threshold"] = int(_IDLE_FOR * 1e9)
+        if self.pinned:
+            settings["priority_groups"] = [PINNED]
+            settings["priority_policy"] = "pinned_client"
+            settings["priority_timeout"] = int(_PIN_FOR * 1e9)
+        return settings
+
+    def _position(self, resume_at: int | None) -> dict[str, Any]:
+        """Say where it begins."""
+        start = resume_at or self.plan.start or ("first" if self.plan.group else "new")
+        if self._declared.work_queue or start == "first":
+            return {"deliver_policy": "all"}  # a work queue has no other
+        if isinstance(start, int):
+            return {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, start)}
+        if isinstance(start, datetime):
+            when = start.astimezone(UTC).isoformat().replace("+00:00", "Z")
+            return {"deliver_policy": "by_start_time", "opt_start_time": when}
+        return {"deliver_policy": "new"}

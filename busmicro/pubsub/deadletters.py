@@ -1,0 +1,292 @@
+"""Dead letters: events that could not be handled, why, and the way back.
+
+A dead letter is a copy of the event, with its own headers, in a stream that all consumers share,
+on ``dlq.<stream>.<consumer>``.  The copy is stored before the event is given up, and its id is that
+of the event for this consumer, so a crash between the two leaves one copy, not two, and never none.
+
+When the stream is full it refuses: events then stay where they are and are tried again.
+"""
+
+from __future__ import annotations
+
+import builtins
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import quote
+
+from pydantic_core import from_json, to_json
+
+from busmicro.bus import Bus
+from busmicro.call import Call
+from busmicro.clock import SYSTEM_CLOCK
+from busmicro.delivery import Delivery
+from busmicro.errors import CallError, Internal, NotFound
+from busmicro.headers import (
+    MSG_ID,
+    TRACE,
+    VERSION_LINE,
+    Headers,
+    decode_text,
+    encode_text,
+    parse,
+)
+from busmicro.headers import check as check_header
+from busmicro.pubsub.declare import Declarations
+from busmicro.pubsub.publisher import Stored
+from busmicro.pubsub.stream import Stream
+from busmicro.transport import JetStream, StoredMessage, err_code, read_answer
+
+DEAD_LETTERS: Final = Stream(
+    "DEAD-LETTERS",
+    subjects=["dlq.>"],
+    max_age=30 * 86_400.0,
+    discard="new",
+    dedup_window=3_600.0,
+)
+"""Where they are kept: 30 days, 1 GiB; when it is full it takes no more, and loses none."""
+
+_PREFIX: Final = "Bus-Dead-"
+_NO_MESSAGE: Final = 10037
+_MOST_REASON: Final = 200
+_MOST_DETAILS_BYTES: Final = 1024
+"""Both fit into the room that publishers leave, `ROOM_FOR_DEAD_LETTER`."""
+_PLAIN: Final = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
+_TIMEOUT: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """An event that could not be handled."""
+
+    number: int
+    """Its number among the dead letters."""
+    stream: str
+    """Where the event was kept, as the server calls it."""
+    consumer: str
+    """Who could not handle it."""
+    subject: str
+    """Where it had been published."""
+    sequence: int
+    """Its number in its stream."""
+    code: str
+    """How the last attempt ended."""
+    reason: str
+    """The same, for people."""
+    details: builtins.list[object]
+    """More of it, such as what did not validate."""
+    attempts: int
+    """How often it was tried."""
+    died: datetime
+    """When it was given up, UTC."""
+    event_id: str
+    """What made it this event."""
+    trace_id: str
+    """The trace it belongs to; empty if it has none."""
+    headers: dict[str, str]
+    """Its own headers."""
+    payload: bytes
+    """Its own payload."""
+
+
+class DeadLetters:
+    """The dead letters of this account and namespace."""
+
+    def __init__(self, bus: Bus, declarations: Declarations | None = None) -> None:
+        self._bus = bus
+        self._jetstream = JetStream(bus.transport, bus.replies)
+        self._declarations = declarations or Declarations(self._jetstream, bus.subjects)
+        self._stream = bus.subjects.stream(DEAD_LETTERS.name)
+
+    async def prepare(self) -> None:
+        """See to it that dead letters can be kept; raises as `Declarations.ensure`."""
+        await self._declarations.ensure_stream(DEAD_LETTERS)
+
+    async def bury(self, call: Call, failure: CallError, *, consumer: str, attempts: int) -> None:
+        """Store a copy of an event that is given up; a second copy of it is not stored.
+
+        Args:
+            call: The event, with its delivery.
+            failure: Why.
+            consumer: Who could not handle it.
+            attempts: How often it was tried.
+
+        Raises:
+            CallError: The copy is not stored, so the event must not be given up.
+        """
+        delivery = call.delivery
+        if delivery is None:
+            raise Internal("an event without a stream cannot become a dead letter")
+        subject = self._bus.subjects.dead_letters(delivery.stream, consumer)
+        block = _block(call, delivery, failure, consumer, attempts)
+        await self._declarations.ensure_stream(DEAD_LETTERS)
+        await self._jetstream.publish(subject, call.payload, block, timeout=_TIMEOUT)
+
+    async def list(
+        self, *, stream: str = "", consumer: str = "", most: int = 100
+    ) -> builtins.list[DeadLetter]:
+        """List dead letters, the oldest first.
+
+        Args:
+            stream: Only those of this stream, as the server calls it.
+            consumer: Only those of this consumer.
+            most: How many at most; the newest are listed.
+
+        Raises:
+            CallError: As `JetStream.api`.
+        """
+        pattern = self._bus.subjects.dead_letters(stream or "*", consumer or "*")
+        found: builtins.list[DeadLetter] = []
+        number = 1
+        while True:
+            try:
+                message = await self._jetstream.message(
+                    self._stream, {"seq": number, "next_by_subj": pattern}
+                )
+            except NotFound:
+                return found[-most:]
+            found.append(_read(message))
+            number = message.sequence + 1
+
+    async def get(self, number: int) -> DeadLetter:
+        """Return one dead letter.
+
+        Raises:
+            NotFound: There is none of that number.
+        """
+        return _read(await self._message(number))
+
+    async def _message(self, number: int) -> StoredMessage:
+        try:
+            return await self._jetstream.message(self._stream, {"seq": number})
+        except NotFound as missing:
+            raise NotFound(f"there is no dead letter {number}") from missing
+
+    async def replay(self, number: int) -> Stored:
+        """Publish an event again where it was first published, and drop its dead letter.
+
+        Its headers and its identity stay; it gets a new number in its stream.
+
+        Raises:
+            NotFound: There is no such dead letter, or no stream keeps its subject any more. The
+                dead letter stays.
+            CallError: It was not stored. The dead letter stays.
+        """
+        letter = await self.get(number)
+        lines = [(name, value) for name, value in letter.headers.items() if name != MSG_ID]
+        lines.append((MSG_ID, f"replay:{self._stream}:{number}"))
+        block = VERSION_LINE + _lines(lines) + b"\r\n"
+        _header, answer = await self._bus.replies.ask(
+            letter.subject.encode(), letter.payload, block, timeout=_TIMEOUT
+        )
+        fields = read_answer(answer, letter.subject)
+        await self.drop(number)
+        return Stored(
+            str(fields.get("stream", "")), int(fields["seq"]), bool(fields.get("duplicate"))
+        )
+
+    async def drop(self, number: int) -> None:
+        """Delete a dead letter; the event is gone then.
+
+        Raises:
+            NotFound: There is none of that number.
+        """
+        try:
+            await self._jetstream.api(f"STREAM.MSG.DELETE.{self._stream}", {"seq": number})
+        except CallError as failure:
+            if err_code(failure) in {_NO_MESSAGE, 10043}:
+                raise NotFound(f"there is no dead letter {number}") from failure
+            raise
+
+
+def _block(
+    call: Call, delivery: Delivery, failure: CallError, consumer: str, attempts: int
+) -> bytes:
+    """Write the header block of a dead letter: the event's own headers, then why it died."""
+    own = [(name, value) for name, value in call.headers.items() if not name.startswith("Nats-")]
+    details = quote(to_json(failure.details, fallback=repr), safe=_PLAIN)
+    about = {
+        "Subject": call.subject,
+        "Stream": delivery.stream,
+        "Consumer": consumer,
+        "Sequence": str(delivery.sequence),
+        "Code": failure.code.value,
+        "Reason": encode_text(_reason(failure)[:_MOST_REASON]),
+        "Details": details if len(details) <= _MOST_DETAILS_BYTES else "",
+        "Attempts": str(attempts),
+        "Time": SYSTEM_CLOCK.wall().isoformat().replace("+00:00", "Z"),
+        "Id": delivery.id,
+        "Msg-Id": call.headers.get(MSG_ID, ""),
+    }
+    lines = [*own, *((_PREFIX + name, value) for name, value in about.items() if value)]
+    lines.append((MSG_ID, f"dlq:{delivery.stream}:{consumer}:{delivery.sequence}"))
+    return VERSION_LINE + _lines(lines) + b"\r\n"
+
+
+def _reason(failure: CallError) -> str:
+    """Say why, for whoever looks after the dead letters: they may know what callers must not."""
+    cause = failure.__cause__
+    if isinstance(failure, Internal) and cause is not None:
+        return f"{type(cause).__name__}: {cause} ({failure.message})"
+    return failure.message
+
+
+def _lines(items: builtins.list[tuple[str, str]]) -> bytes:
+    """Write headers as lines; what was received but cannot be sent on is percent-encoded."""
+    lines = []
+    for name, value in items:
+        try:
+            check_header(name, value)
+            lines.append(f"{name}: {value}\r\n")
+        except CallError:
+            lines.append(f"{encode_text(name).replace(' ', '')}: {encode_text(value)}\r\n")
+    return "".join(lines).encode("ascii", "replace")
+
+
+def _read(message: StoredMessage) -> DeadLetter:
+    fields = Headers(parse(message.header))
+
+    def about(name: str) -> str:
+        return fields.get(_PREFIX + name, "")
+
+    words = message.subject.split(".")
+    trace = fields.get(TRACE[0], "").split("-")
+    return DeadLetter(
+        number=message.sequence,
+        stream=about("Stream") or words[-2],
+        consumer=about("Consumer") or words[-1],
+        subject=about("Subject"),
+        sequence=_number(about("Sequence")),
+        code=about("Code"),
+        reason=decode_text(about("Reason")),
+        details=_details(about("Details")),
+        attempts=_number(about("Attempts")),
+        died=_moment(about("Time") or message.stored),
+        event_id=about("Id"),
+        trace_id=trace[1] if len(trace) == 4 else "",
+        headers={
+            name: value
+            for name, value in fields.items()
+            if not name.startswith(_PREFIX) and name != MSG_ID
+        },
+        payload=message.payload,
+    )
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.fromtimestamp(0, UTC)
+
+
+def _details(text: str) -> builtins.list[object]:
+    try:
+        details = from_json(decode_text(text)) if text else []
+    except ValueError:
+        return [decode_text(text)]
+    return details if isinstance(details, list) else [details]

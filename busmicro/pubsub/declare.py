@@ -1,0 +1,272 @@
+"""Make the server's streams what the topics of this process need.
+
+A stream that is not there is made.  One that busmicro made is brought up to date where that can
+lose nothing: more subjects, wider limits.  Everything else is a conflict: it is said, with both
+values, and left as it is.
+
+Source: NATS ADR-31, ADR-43 (time to live), ADR-50 (batches), ADR-51 (schedules); ADR 0013.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
+
+from busmicro.errors import (
+    CallError,
+    NoJetStream,
+    NoResponders,
+    NotFound,
+    StreamConflict,
+    StreamMissing,
+    Unavailable,
+)
+from busmicro.pubsub.stream import Stream, covers
+from busmicro.pubsub.topic import Topic
+from busmicro.transport import JetStream, Subjects, err_code
+
+log = logging.getLogger("busmicro.events")
+
+STREAM_NOT_FOUND: Final = 10059
+NAME_IN_USE: Final = 10058
+TTL_LEVEL: Final = 1
+"""nats-server 2.11."""
+BATCH_LEVEL: Final = 2
+"""nats-server 2.12: atomic batches, and schedules for one moment."""
+CRON_LEVEL: Final = 4
+"""nats-server 2.14: schedules that recur."""
+MADE_BY: Final = {"busmicro.made-by": "busmicro"}
+
+Limit = tuple[str, Callable[[Mapping[str, Any]], float]]
+_ENDLESS: Final = float("inf")
+
+
+def _limit(name: str, unit: float = 1.0) -> Callable[[Mapping[str, Any]], float]:
+    """Read a limit from a stream's settings, where 0 and -1 mean that there is none."""
+
+    def read(config: Mapping[str, Any]) -> float:
+        value = config.get(name) or 0
+        return value / unit if value > 0 else _ENDLESS
+
+    return read
+
+
+_LIMITS: Final[tuple[Limit, ...]] = (
+    ("max_age", _limit("max_age", 1e9)),
+    ("max_bytes", _limit("max_bytes")),
+    ("max_events", _limit("max_msgs")),
+    ("dedup_window", _limit("duplicate_window", 1e9)),
+    ("replicas", _limit("num_replicas")),
+)
+_FIXED: Final = ("storage", "retention", "discard")
+
+
+class Declarations:
+    """The streams that this process has seen to."""
+
+    def __init__(self, jetstream: JetStream, subjects: Subjects) -> None:
+        self.jetstream = jetstream
+        self._subjects = subjects
+        self._seen: dict[str, set[str]] = {}
+        self._known_level = False
+
+    async def level(self) -> int:
+        """Return what JetStream can do here.
+
+        Raises:
+            NoJetStream: It is not enabled.
+        """
+        if not self._known_level:
+            if not await self.jetstream.available():
+                raise NoJetStream
+            self._known_level = True
+        return self.jetstream.level
+
+    def forget(self, stream: Stream | None = None) -> None:
+        """Look again: after a lost connection a stream in memory may be gone."""
+        if stream is None:
+            self._seen.clear()
+        else:
+            self._seen.pop(stream.name, None)
+
+    async def ensure(self, *topics: Topic[Any]) -> None:
+        """See to it that every topic's events are kept; free of charge once that is so.
+
+        Raises:
+            StreamConflict: A stream exists with other settings. It was left as it is.
+            StreamMissing: A stream that is not managed is not there.
+            NoJetStream: JetStream is not enabled.
+            CallError: As `JetStream.api`.
+        """
+        if len(topics) == 1 and self._is_seen(topics[0]):
+            return
+        wanted: dict[str, tuple[Stream, set[str]]] = {}
+        for topic in topics:
+            if topic.stream is not None:
+                wanted.setdefault(topic.stream.name, (topic.stream, set()))[1].add(topic.pattern)
+        for stream, patterns in wanted.values():
+            await self.ensure_stream(stream, patterns)
+
+    def _is_seen(self, topic: Topic[Any]) -> bool:
+        stream = topic.stream
+        return stream is None or topic.pattern in self._seen.get(stream.name, ())
+
+    async def ensure_stream(self, stream: Stream, patterns: AbstractSet[str] = frozenset()) -> None:
+        """See to it that a stream is there and keeps these subjects; raises as `ensure`."""
+        seen = self._seen.get(stream.name)
+        if seen is None or not patterns <= seen:
+            await self._ensure(stream, patterns)
+            self._seen.setdefault(stream.name, set()).update(patterns)
+
+    async def _ensure(self, stream: Stream, patterns: AbstractSet[str]) -> None:
+        level = await self.level()
+        name = self._subjects.stream(stream.name)
+        info = await self.find(name)
+        if not stream.managed:
+            if info is None:
+                raise StreamMissing(name)
+            return
+        subjects = self._wanted_subjects(stream, patterns, level)
+        if info is None:
+            config = _config(stream, name, subjects, level)
+            try:
+                await self.jetstream.api(f"STREAM.CREATE.{name}", config)
+            except CallError as failure:
+                if err_code(failure) != NAME_IN_USE:
+                    raise
+                info = await self.find(name)  # somebody was faster
+            else:
+                log.info("made stream %s: %s", name, _bounds(stream))
+        if info is not None:
+            await self._update(stream, name, info["config"], subjects, level)
+
+    def _wanted_subjects(self, stream: Stream, patterns: AbstractSet[str], level: int) -> list[str]:
+        prefix = self._subjects.prefix
+        subjects = [prefix + subject for subject in (stream.subjects or sorted(patterns))]
+        if takes_schedules(stream, level):
+            subjects.append(self._subjects.schedule(stream.name, ">"))
+        return subjects
+
+    async def find(self, name: str) -> dict[str, Any] | None:
+        """Look a stream up by its name on the server; None if it is not there.
+
+        Raises:
+            CallError: As `JetStream.api`.
+        """
+        try:
+            return await self.jetstream.api(f"STREAM.INFO.{name}")
+        except NoResponders as nobody:
+            raise Unavailable("JetStream does not answer", not_run=True) from nobody
+        except NotFound as failure:
+            if err_code(failure) != STREAM_NOT_FOUND:
+                raise
+            return None
+
+    async def _update(
+        self,
+        stream: Stream,
+        name: str,
+        found: dict[str, Any],
+        subjects: list[str],
+        level: int,
+    ) -> None:
+        """Bring a stream up to date, or say why not."""
+        wanted = _config(stream, name, subjects, level)
+        ours = found.get("metadata", {}).get("busmicro.made-by") == "busmicro"
+        have = found.get("subjects") or []
+        missing = [s for s in subjects if not any(covers(other, s) for other in have)]
+        conflicts = list(differences(wanted, found, ours=ours))
+        if not ours:
+            own = self._subjects.schedule(stream.name, ">")
+            conflicts += [f"it does not keep {s}" for s in missing if s != own]
+            missing = []
+        if conflicts:
+            raise StreamConflict(
+                f"stream {name}",
+                conflicts,
+                "declare it as it is, change it with 'nats stream edit', or say managed=False",
+            )
+        changes = _changes(wanted, found) if ours else {}
+        if missing:
+            kept = [s for s in have if not any(covers(m, s) for m in missing)]
+            changes["subjects"] = kept + missing
+        if changes:
+            await self.jetstream.api(f"STREAM.UPDATE.{name}", {**_sendable(found), **changes})
+            log.info("stream %s: changed %s", name, ", ".join(sorted(changes)))
+
+
+def takes_schedules(stream: Stream, level: int) -> bool:
+    """Can events for later lie in this stream? Not where the newest event may be refused."""
+    return level >= BATCH_LEVEL and stream.discard == "old"
+
+
+def differences(
+    wanted: Mapping[str, Any], found: Mapping[str, Any], *, ours: bool
+) -> Iterable[str]:
+    """List what cannot be brought into line without losing something, or is not ours to change."""
+    for name in _FIXED:
+        if wanted[name] != found.get(name):
+            yield f"{name} is {found.get(name)!r} and should be {wanted[name]!r}"
+    for name, read in _LIMITS:
+        have, want = read(found), read(wanted)
+        if want < have or (want != have and not ours):
+            yield f"{name} is {_number(have)} and should be {_number(want)}"
+
+
+def _changes(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("max_age", "max_bytes", "max_msgs", "duplicate_window", "num_replicas")
+    flags = ("allow_msg_ttl", "allow_atomic", "allow_msg_schedules", "allow_direct")
+    changed = {n: wanted[n] for n in names if _bound(wanted[n]) != _bound(found.get(n))}
+    changed |= {flag: True for flag in flags if wanted.get(flag) and not found.get(flag)}
+    return changed
+
+
+def _bound(value: float | None) -> float:
+    return value if value and value > 0 else _ENDLESS
+
+
+def _number(value: float) -> str:
+    return "without limit" if value == _ENDLESS else f"{value:g}"
+
+
+def _sendable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what the server adds by itself."""
+    metadata = {k: v for k, v in config.get("metadata", {}).items() if not k.startswith("_nats.")}
+    return {**config, "metadata": metadata}
+
+
+def _config(stream: Stream, name: str, subjects: list[str], level: int) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "name": name,
+        "subjects": subjects,
+        "retention": "workqueue" if stream.work_queue else "limits",
+        "storage": stream.storage,
+        "discard": stream.discard,
+        "max_age": int((stream.max_age or 0) * 1e9),
+        "max_bytes": stream.max_bytes or -1,
+        "max_msgs": stream.max_events or -1,
+        "duplicate_window": int(stream.dedup_window * 1e9),
+        "num_replicas": stream.replicas,
+        "allow_direct": True,
+        "metadata": MADE_BY,
+    }
+    if level >= TTL_LEVEL:
+        config["allow_msg_ttl"] = True
+    if level >= BATCH_LEVEL:
+        config["allow_atomic"] = True
+    if takes_schedules(stream, level):
+        config["allow_msg_schedules"] = True
+    return config
+
+
+def _bounds(stream: Stream) -> str:
+    """Say how much it keeps."""
+    limits = [
+        f"{stream.max_age / 86_400:g} days" if stream.max_age else "",
+        f"{stream.max_bytes / 2**20:,.0f} MiB" if stream.max_bytes else "",
+        f"{stream.max_events:,} events" if stream.max_events else "",
+    ]
+    said = ", ".join(filter(None, limits))
+    return f"keeps {said}, whichever is reached first" if said else "keeps everything, for ever"

@@ -1,0 +1,104 @@
+r"""The header block of an event: CloudEvents 1.0 in binary mode, for what a stream keeps.
+
+A durable event is a CloudEvent whose attributes are headers and whose data is the payload, so that
+any CloudEvents SDK can read it::
+
+    NATS/1.0\r\n
+    Content-Type: application/json\r\n
+    ce-specversion: 1.0\r\n
+    ce-datacontenttype: application/json\r\n
+    ce-type: OrderPaid\r\n
+    ce-source: /orders/orders.paid\r\n                  producer, then subject
+    ce-id: 17\r\n
+    ce-time: 2026-01-01T12:00:00.000000Z\r\n
+    Nats-Msg-Id: orders:orders.paid:17\r\n
+    \r\n
+
+JetStream recognises duplicates by `Nats-Msg-Id`, for a whole stream and not for a subject; so the
+subject is part of it.  An event without a stream carries a content type if it is not JSON, and
+nothing else.
+
+Source: CloudEvents 1.0.2 and its NATS binding; ADR 0012.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from datetime import UTC, datetime
+from typing import Final
+
+from busmicro.codecs import JSON
+from busmicro.errors import InvalidArgument
+from busmicro.headers import (
+    CE_ID,
+    CE_SOURCE,
+    CE_TIME,
+    CE_TYPE,
+    CONTENT_TYPE,
+    MSG_ID,
+    VERSION_LINE,
+    encode_line,
+    encode_text,
+)
+from busmicro.headers import check as check_header
+
+_LONGEST_ID: Final = 512
+
+
+class Ids:
+    """Ids for events whose author gives none: unlike any other's, and cheap."""
+
+    def __init__(self) -> None:
+        self._prefix = ""
+        self._numbers = itertools.count(1)
+
+    def next(self) -> str:
+        """Return an id that was not used before."""
+        if not self._prefix:  # on first use, not before: a forked child must not share it
+            self._prefix = secrets.token_hex(8)
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+
+def check_id(id: str) -> None:
+    """Refuse an id that would not arrive as it was sent.
+
+    Raises:
+        InvalidArgument: It is empty, too long or not printable ASCII.
+    """
+    if not id or len(id) > _LONGEST_ID:
+        raise InvalidArgument(f"id {id[:40]!r}: say 1 to {_LONGEST_ID} characters", not_run=True)
+    check_header(MSG_ID, id)
+
+
+def core_lines(content_type: str) -> bytes:
+    """Return the fixed lines of an event that no stream keeps."""
+    return b"" if content_type == JSON else encode_line(CONTENT_TYPE, content_type)
+
+
+def durable_lines(content_type: str, event_type: str) -> bytes:
+    """Return those lines of a durable event's block that are the same for every event."""
+    return (
+        encode_line(CONTENT_TYPE, content_type)
+        + encode_line("ce-specversion", "1.0")
+        + encode_line("ce-datacontenttype", content_type)
+        + encode_line(CE_TYPE, encode_text(event_type))
+    )
+
+
+def durable_block(fixed: bytes, producer: str, subject: str, id: str) -> bytes:
+    """Write the block of a durable event, without its closing blank line."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds")[:-6]
+    return b"%b%b%b" % (
+        VERSION_LINE,
+        fixed,
+        (
+            f"{CE_SOURCE}: /{producer}/{subject}\r\n{CE_ID}: {id}\r\n{CE_TIME}: {now}Z\r\n"
+            f"{MSG_ID}: {message_id(producer, subject, id)}\r\n"
+        ).encode(),
+    )
+
+
+def message_id(producer: str, subject: str, id: str) -> str:
+    """Return what JetStream recognises duplicates by."""
+    return f"{producer}:{subject}:{id}"

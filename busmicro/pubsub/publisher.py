@@ -1,0 +1,372 @@
+"""The publisher's end of an event.
+
+An event's way: `Publisher.publish` → the composed wrappers → `Outlet.send`: encode, stamp headers
+→ the subject.  Without a stream that is all.  With one, `store` waits for the acknowledgement and
+tries again, with the same id, until it is there, until the server says no for good, or until the
+time is up; then nobody knows, and `PublishUnknown` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Generic, TypeVar
+
+from busmicro.bus import Bus
+from busmicro.call import Call, Handler, Kind, Side, Spec, Wrapper, compose, current_call
+from busmicro.clock import SYSTEM_CLOCK
+from busmicro.codecs import Coder
+from busmicro.errors import (
+    CallError,
+    Code,
+    CodecError,
+    FailedPrecondition,
+    InvalidArgument,
+    NoJetStream,
+    NoResponders,
+    PayloadTooLarge,
+    PermissionDenied,
+    PublishUnknown,
+    StreamFull,
+    StreamMissing,
+)
+from busmicro.headers import TRACE, VERSION_LINE, Headers, encode_lines
+from busmicro.pubsub.declare import Declarations
+from busmicro.pubsub.envelope import Ids, check_id, core_lines, durable_block, durable_lines
+from busmicro.pubsub.schedule import check_moment, schedule_lines
+from busmicro.pubsub.topic import Topic
+from busmicro.transport import JetStream, err_code, read_answer
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT: Final = 15.0
+"""A new leader of a stream on three servers is found within 5 to 8 seconds."""
+_ATTEMPT: Final = 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+ROOM_FOR_DEAD_LETTER: Final = 4096
+"""Bytes that a durable event leaves free, so that its copy among the dead letters, which says why
+it died, is not too large."""
+_FURTHEST: Final = 3_650 * 86_400.0
+_TOO_MANY_REQUESTS: Final = 10167
+_STORE_FAILED: Final = 10077
+_NO_SPACE: Final = frozenset({10023, 10047})
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The word that an event is kept."""
+
+    stream: str
+    """Where, as the server calls it."""
+    sequence: int
+    """Its number there."""
+    duplicate: bool = False
+    """Was an event with this id there already? Then this one was not stored once more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishOptions:
+    """What a publisher says of one event."""
+
+    id: str = ""
+    """What makes it this event; empty for an id of its own."""
+    at: datetime | None = None
+    """When it shall be published; None for now."""
+    timeout: float = DEFAULT_TIMEOUT
+    """Seconds to try."""
+
+
+class Publisher:
+    """Publishes the events of one service or client.
+
+    Args:
+        bus: The connection.
+        wrappers: Put around every event, the first one outermost.
+        producer: Who publishes, as CloudEvents and JetStream see it.
+    """
+
+    def __init__(self, bus: Bus, *, wrappers: Sequence[Wrapper], producer: str) -> None:
+        self.bus = bus
+        self.producer = producer or "client"
+        self.declarations = Declarations(JetStream(bus.transport, bus.replies), bus.subjects)
+        """The streams that this process has seen to."""
+        self.ids = Ids()
+        self._wrappers = tuple(wrappers)
+        self._service = producer
+        self._outlets: dict[int, Outlet[Any]] = {}
+
+    def outlet(self, topic: Topic[T]) -> Outlet[T]:
+        """Return what is fixed for a topic, made on first use."""
+        outlet = self._outlets.get(id(topic.family))
+        if outlet is None:
+            outlet = Outlet(self, topic.family, self._service, self._wrappers)
+            self._outlets[id(topic.family)] = outlet  # it holds the topic, so the id stays its own
+        return outlet
+
+    def publish(
+        self,
+        topic: Topic[T],
+        event: T,
+        options: PublishOptions | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Awaitable[object]:
+        """Publish one event; see `Client.publish`."""
+        outlet = self.outlet(topic)
+        call = Call(
+            outlet.spec,
+            event,
+            headers=Headers(headers) if headers else None,
+            subject=outlet.subject if topic is outlet.topic else outlet.subject_of(topic),
+        )
+        parent = current_call()
+        if parent is not None and parent.has_headers:
+            _pass_on_trace(parent, call)
+        if outlet.stream is None:
+            if options is not None and (options.at is not None or options.id):
+                raise InvalidArgument(
+                    f"topic {topic.subject} has no stream: id=, at= and after= need one",
+                    not_run=True,
+                )
+            return outlet.chain(call)
+        return outlet.chain_for(options or PublishOptions())(call)
+
+
+class Outlet(Generic[T]):
+    """A topic as its publisher sees it: everything about it that no event changes."""
+
+    def __init__(
+        self, publisher: Publisher, topic: Topic[T], service: str, wrappers: Sequence[Wrapper]
+    ) -> None:
+        self.topic = topic
+        self.stream = topic.stream
+        self.spec = Spec(service=service, endpoint=topic.subject, kind=Kind.EVENT, side=Side.CLIENT)
+        self._publisher = publisher
+        self._bus = publisher.bus
+        self._wrappers = wrappers
+        self._prefix = publisher.bus.subjects.prefix
+        self.subject = self.subject_of(topic) if topic.is_concrete else b""
+        coder: Coder = topic.coder
+        self._encode = coder.encode
+        self.fixed = (
+            core_lines(coder.content_type)
+            if self.stream is None
+            else durable_lines(coder.content_type, topic.event_type)
+        )
+        self._core_block = VERSION_LINE + self.fixed + b"\r\n" if self.fixed else b""
+        self.chain: Handler = compose(wrappers, self._send)
+
+    def subject_of(self, topic: Topic[T]) -> bytes:
+        """Return where events of this topic go.
+
+        Raises:
+            InvalidArgument: That is not one subject.
+        """
+        topic.require_concrete()
+        return f"{self._prefix}{topic.subject}".encode()
+
+    def chain_for(self, options: PublishOptions) -> Handler:
+        """Return the chain that stores an event with these options."""
+
+        async def store(call: Call) -> object:
+            return await self._store(call, options)
+
+        return compose(self._wrappers, store) if self._wrappers else store
+
+    def encode(self, event: object) -> bytes:
+        """Turn an event into bytes.
+
+        Raises:
+            InvalidArgument: It is not what the topic's events are.
+        """
+        try:
+            return self._encode(event)
+        except CodecError as wrong:
+            raise InvalidArgument(str(wrong), details=wrong.details, not_run=True) from wrong
+
+    async def _send(self, call: Call) -> object:
+        """Publish an event that no stream keeps; the innermost of its chain."""
+        if not call.subject_bytes:
+            self.topic.require_concrete()
+        transport = self._bus.transport
+        payload = self.encode(call.message)
+        block = self._core_block
+        if call.has_headers:
+            lines = encode_lines(call.headers.items_by_name.items())
+            block = b"%b%b%b\r\n" % (VERSION_LINE, self.fixed, lines)
+        if not transport.writable:
+            await transport.drained()
+        transport.publish(call.subject_bytes, payload, b"", block)
+        return None
+
+    async def _store(self, call: Call, options: PublishOptions) -> Stored:
+        """Publish an event that a stream keeps; the innermost of its chain."""
+        if not call.subject_bytes:
+            self.topic.require_concrete()
+        if options.id:
+            check_id(options.id)
+        deadline = asyncio.get_running_loop().time() + options.timeout
+        subject = call.subject_bytes
+        event_id = options.id or self._publisher.ids.next()
+        block = self.block(subject, event_id)
+        payload = self.encode(call.message)
+        if call.has_headers:
+            block += encode_lines(call.headers.items_by_name.items())
+        if options.at is not None:
+            subject, lines = await self._schedule(subject, event_id, options.at)
+            block += lines
+        return await self.store(subject, payload, block + b"\r\n", event_id, deadline)
+
+    def block(self, subject: bytes, id: str) -> bytes:
+        """Write the header block of an event, without its closing blank line."""
+        bare = subject[len(self._prefix) :].decode()
+        return durable_block(self.fixed, self._publisher.producer, bare, id)
+
+    async def _schedule(self, target: bytes, id: str, at: datetime) -> tuple[bytes, bytes]:
+        """Return where an event waits for its moment, and the headers that say when that is."""
+        level = await self._publisher.declarations.level()
+        if self.stream is None:
+            raise InvalidArgument(f"topic {self.topic.subject} has no stream", not_run=True)
+        if self.stream.discard == "new":
+            raise InvalidArgument(
+                f"stream {self.stream.name} discards the newest, and nats-server keeps no events "
+                "for later in such streams: say discard='old'",
+                not_run=True,
+            )
+        name, lines = schedule_lines(target.decode(), self._publisher.producer, id, at, level)
+        return self._bus.subjects.schedule(self.stream.name, name).encode(), lines
+
+    # --- storing --------------------------------------------------------------------------------
+
+    async def store(
+        self,
+        subject: bytes,
+        payload: bytes,
+        block: bytes,
+        id: str,
+        deadline: float,
+    ) -> Stored:
+        """Publish until it is stored, refused for good, or the deadline has come.
+
+        Raises:
+            PublishUnknown: The deadline came and it may or may not be stored.
+            StreamMissing, StreamFull, NoJetStream, PayloadTooLarge, PermissionDenied: Not stored.
+            Unavailable: The deadline came and it certainly was not stored.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self.check_size(payload, block)
+        unsure = False
+        pause = _FIRST_PAUSE
+        while True:
+            attempt_ends = min(deadline, loop.time() + _ATTEMPT)
+            try:
+                await self._publisher.declarations.ensure(self.topic)
+                _header, answer = await self._bus.replies.request(
+                    subject, payload, block, deadline=attempt_ends
+                )
+                return self.stored(answer, subject)
+            except CallError as failure:
+                refusal = await self.refusal(failure)
+                if refusal is not None:
+                    raise refusal from failure
+                unsure = unsure or not failure.not_run
+                last = failure
+            wait = pause * (0.5 + random.random() / 2)  # noqa: S311 - jitter
+            if loop.time() + wait >= deadline:
+                break
+            await asyncio.sleep(wait)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        if unsure:
+            raise PublishUnknown(subject.decode(), id, loop.time() - began) from last
+        raise last
+
+    def check_size(self, payload: bytes, block: bytes) -> None:
+        """Refuse what would be too large as a dead letter.
+
+        Raises:
+            PayloadTooLarge: Nothing was sent.
+        """
+        room = self._bus.transport.max_payload_bytes - ROOM_FOR_DEAD_LETTER
+        if len(payload) + len(block) > room:
+            raise PayloadTooLarge(len(payload) + len(block), room)
+
+    def stored(self, answer: bytes, subject: bytes) -> Stored:
+        """Read an acknowledgement.
+
+        Raises:
+            CallError: It is a refusal; nothing was stored.
+            FailedPrecondition: Another stream has stored it.
+        """
+        fields = read_answer(answer, subject.decode())
+        stream = str(fields.get("stream", ""))
+        if self.stream is not None and stream != self._bus.subjects.stream(self.stream.name):
+            raise FailedPrecondition(
+                f"subject {subject.decode()} is kept by stream {stream}, "
+                f"not by {self.stream.name} as topic {self.topic.subject} has it"
+            )
+        return Stored(stream, int(fields.get("seq", 0)), bool(fields.get("duplicate")))
+
+    async def refusal(self, failure: CallError) -> CallError | None:
+        """Tell whether trying again is pointless: the error to raise then, else None."""
+        if isinstance(failure, NoResponders):
+            return await self._why_nobody(failure)
+        if isinstance(failure, PermissionDenied | PayloadTooLarge | FailedPrecondition):
+            return failure
+        number = err_code(failure)
+        if number == _STORE_FAILED and "maximum" in failure.message:
+            return self._full(failure)
+        if number in _NO_SPACE:
+            return self._full(failure)
+        passing = {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNKNOWN}
+        if number == _TOO_MANY_REQUESTS or failure.code in passing:
+            failure.not_run = failure.not_run or bool(number)  # a refusal is certain
+            return None
+        return failure
+
+    def _full(self, failure: CallError) -> StreamFull:
+        limit = failure.message.rpartition(": ")[2].partition(" (")[0]
+        return StreamFull(self.stream.name if self.stream else "", limit)
+
+    async def _why_nobody(self, nobody: NoResponders) -> CallError | None:
+        """Find out why no stream took an event; None if it may take it in a moment."""
+        stream = self.stream
+        if stream is None:
+            return nobody
+        declarations = self._publisher.declarations
+        name = self._bus.subjects.stream(stream.name)
+        try:
+            if not await declarations.jetstream.available():
+                return NoJetStream()
+            info = await declarations.find(name)
+        except CallError:
+            return None  # nobody can tell at the moment
+        if info is None and not stream.managed:
+            return StreamMissing(name)
+        declarations.forget(stream)  # it was in memory, or somebody deleted it: make it again
+        return None
+
+
+def moment(after: float | None, at: datetime | None) -> datetime | None:
+    """Return when an event shall be published; None for now.
+
+    Raises:
+        InvalidArgument: Both are given, `after` is negative, or `at` has no time zone.
+    """
+    if after is None:
+        return None if at is None else check_moment(at)
+    if at is not None:
+        raise InvalidArgument("say after= or at=, not both", not_run=True)
+    if not 0 <= after <= _FURTHEST:
+        raise InvalidArgument(f"after={after}: say seconds, 0 to {_FURTHEST:,}", not_run=True)
+    return SYSTEM_CLOCK.wall() + timedelta(seconds=after)
+
+
+def _pass_on_trace(parent: Call, call: Call) -> None:
+    """Hand the trace of what is being served on to the event; nothing else goes on."""
+    for name in TRACE:
+        value = parent.headers.get(name)
+        if value is not None:
+            call.headers.setdefault(name, value)

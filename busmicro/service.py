@@ -20,7 +20,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
@@ -28,36 +28,28 @@ from typing import Any, Self, TypeVar, Unpack, overload
 from busmicro.bus import Bus
 from busmicro.call import Wrapper
 from busmicro.client import Client
-from busmicro.clock import SYSTEM_CLOCK
-from busmicro.codecs import json_schema
 from busmicro.endpoint import EndpointOptions, Function, options_of, public_methods
 from busmicro.errors import BusmicroError, Disconnected, SetupError, exit_code
+from busmicro.life import Life, Parts
 from busmicro.pubsub import (
     PUBLISH_TIMEOUT,
     Cron,
-    CronTable,
     Durable,
     KeyOf,
     Stored,
     StoredMany,
     SubscribeOptions,
     Subscribers,
-    Subscriptions,
     Topic,
 )
-from busmicro.registry import Description, EndpointRecord, Node
-from busmicro.rpc import HEALTH, STATS, Endpoints, Monitor, RpcServer, iso
-from busmicro.rpc.handlers import Endpoint
+from busmicro.rpc import Endpoints
 from busmicro.settings import Settings
-from busmicro.tasks import Tasks
 from busmicro.transport import (
-    QUEUE_GROUP,
     Subjects,
     check_node,
     check_service,
     check_version,
 )
-from busmicro.wrappers import Recover
 
 log = logging.getLogger("busmicro.service")
 
@@ -117,7 +109,7 @@ class Service:
         self._subscribers = Subscribers(self.name)
         self._published: list[Topic[Any]] = []
         self._crons: list[Cron] = []
-        self._life: _Life | None = None
+        self._life: Life | None = None
 
     def __repr__(self) -> str:
         state = "serving" if self._life else "stopped"
@@ -327,7 +319,7 @@ class Service:
         return self._running.bus
 
     @property
-    def _running(self) -> _Life:
+    def _running(self) -> Life:
         if self._life is None:
             raise SetupError(f"{self.name} does not run: start it first, or use Client()")
         return self._life
@@ -380,7 +372,7 @@ class Service:
             raise SetupError(f"{self.name} serves already: stop it before it starts again")
         more = {"nats_url": url} if url else {}
         settings = self._settings or Settings.load(**self.said)
-        self._life = life = _Life(self, settings.model_copy(update=more))
+        self._life = life = Life(self._parts(), settings.model_copy(update=more))
         try:
             await life.begin(wait=wait)
         except BaseException:
@@ -388,6 +380,22 @@ class Service:
             await life.end(grace=0.0)
             raise
         log.info("%s %s serves as node %s", self.name, self.version, self.id)
+
+    def _parts(self) -> Parts:
+        lifespan = self._lifespan
+        return Parts(
+            name=self.name,
+            version=self.version,
+            id=self.id,
+            metadata=self.metadata,
+            endpoints=self._endpoints.copy(),
+            subscribers=self._subscribers.copy(),
+            published=self.published,
+            crons=tuple(self._crons),
+            client_wrappers=tuple(self._client_wrappers),
+            handler_wrappers=tuple(self._handler_wrappers),
+            lifespan=None if lifespan is None else lambda: lifespan(self),
+        )
 
     async def stop(self, *, grace: float | None = None) -> None:
         """Deregister, take no more requests, finish those that run, disconnect.
@@ -478,103 +486,6 @@ class _StopSignals:
         elif self.received.is_set():
             self._service.end_running()
         self.received.set()
-
-
-class _Life:
-    """One run of a service, from its connection to the end of it."""
-
-    def __init__(self, service: Service, settings: Settings) -> None:
-        self.ending = False
-        self.bus = Bus(settings)
-        self.client = Client.on(self.bus, wrappers=service._client_wrappers, name=service.name)  # noqa: SLF001
-        self._service = service
-        self._node = Node(
-            service=service.name,
-            id=service.id,
-            version=service.version,
-            started=iso(SYSTEM_CLOCK.wall()),
-            metadata=service.metadata,
-        )
-        self._endpoints = service._endpoints.copy()  # noqa: SLF001
-        self._monitor = Monitor(self._node, self._endpoints, self.bus)
-        self._endpoints.add(self._monitor.health, HEALTH)
-        self._endpoints.add(self._monitor.stats, STATS)
-        self.server = RpcServer(service.name, service.id, self._endpoints, self.bus)
-        declarations = self.client.publisher.declarations
-        self.subscriptions = Subscriptions(
-            service.name, service.subscribers.copy(), self.bus, declarations
-        )
-        self._crons = CronTable(declarations, self.bus.subjects, service.name)
-        self._monitor.running = lambda: self.server.running
-        self._monitor.refused = lambda: self.server.refused_replies
-        self._stack = AsyncExitStack()
-        self._tasks = Tasks()
-
-    async def begin(self, *, wait: bool) -> None:
-        await self.bus.open(wait=wait)
-        service = self._service
-        if service._lifespan is not None:  # noqa: SLF001
-            await self._stack.enter_async_context(service._lifespan(service))  # noqa: SLF001
-        wrappers = [*service._handler_wrappers, Recover()]  # noqa: SLF001
-        await self._start_events(wrappers)
-        await self.server.start(wrappers)
-        self.bus.discovery.publishes(
-            stats=self._monitor.service_stats,
-            running=lambda: self.server.running,
-            replies_allowed=self.server.replies_allowed,
-        )
-        await self.bus.discovery.register(self._node, self.description())
-        self._protect(await self.bus.discovery.stream_subjects())
-        self._tasks.spawn(self._keep_protecting(), name=f"{service.name} stream subjects")
-
-    async def _start_events(self, wrappers: Sequence[Wrapper]) -> None:
-        """Make the streams, write the schedules, listen to the topics."""
-        service = self._service
-        await self.client.publisher.declarations.ensure(*service.published)
-        topics = [*service.published, *(s.topic for s in service.subscribers)]
-        streams = {topic.stream.name for topic in topics if topic.stream is not None}
-        await self.subscriptions.start(wrappers)
-        await self._crons.write(service._crons, sorted(streams))  # noqa: SLF001
-
-    def _protect(self, subjects: list[str]) -> None:
-        self.server.replies_allowed.protect(subjects)
-
-    async def _keep_protecting(self) -> None:
-        """Learn of streams that were made later; see `ReplyPolicy`."""
-        while True:
-            await asyncio.sleep(_LOOK_FOR_STREAMS_EVERY)
-            self._protect(await self.bus.discovery.stream_subjects())
-
-    async def end(self, *, grace: float) -> None:
-        self.ending = self._monitor.stopping = True
-        await self._tasks.cancel()
-        await self.bus.discovery.deregister(self._node)
-        await asyncio.gather(self.server.stop(grace), self.subscriptions.stop(grace))
-        try:
-            await self._stack.aclose()
-        finally:
-            await self.bus.close()
-
-    def description(self) -> Description:
-        """Tell what the service offers."""
-        return Description(
-            service=self._service.name,
-            endpoints=tuple(map(self._endpoint_record, self._endpoints)),
-        )
-
-    def _endpoint_record(self, endpoint: Endpoint) -> EndpointRecord:
-        signature, options = endpoint.signature, endpoint.options
-        return EndpointRecord(
-            name=endpoint.name,
-            subject=self.bus.subjects.rpc(self._service.name, endpoint.name),
-            queue_group=QUEUE_GROUP,
-            idempotent=options.idempotent,
-            timeout=options.timeout,
-            doc=signature.doc,
-            request=json_schema(signature.request_type),
-            reply=json_schema(signature.reply_type),
-            metadata=options.metadata,
-        )
 
 
 def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -25,6 +25,7 @@ from busmicro.rpc import DEFAULT_TIMEOUT, Caller, CallOptions
 from busmicro.settings import Settings
 
 T = TypeVar("T")
+_identity = id  # `id` is also what an event has
 
 
 class Client(Caller):
@@ -115,10 +116,12 @@ class Client(Caller):
             InvalidArgument: It is not what the topic's events are, or cannot be sent. Not stored.
             PayloadTooLarge, PermissionDenied, Unavailable: Not stored.
         """
-        options = None
-        if topic.stream is not None or id is not None or after is not None or at is not None:
+        plain = self._publisher.plain.get(_identity(topic))
+        if plain is not None and id is None and after is None and at is None:
+            sent = plain(event, headers)
+        else:
             options = PublishOptions(id=id or "", at=moment(after, at), timeout=timeout)
-        sent = self._publisher.publish(topic, event, options, headers)
+            sent = self._publisher.publish(topic, event, options, headers)
         return cast("Coroutine[object, object, Stored | None]", sent)
 
     async def publish_many(

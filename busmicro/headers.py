@@ -39,6 +39,7 @@ TRACE = ("traceparent", "tracestate", "baggage")
 
 FIND_TIMEOUT = b"\r\nbus-timeout:"
 FIND_CONTENT_TYPE = b"\r\ncontent-type:"
+FIND_CE_DATA_TYPE = b"\r\nce-datacontenttype:"
 
 VERSION_LINE = b"NATS/1.0\r\n"
 NO_RESPONDERS = b"NATS/1.0 503"

@@ -98,9 +98,8 @@ class Life:
         parts = self._parts
         if parts.lifespan is not None:
             await self._stack.enter_async_context(parts.lifespan())
-        wrappers = [*parts.handler_wrappers, Recover()]
-        await self._start_events(wrappers)
-        await self.server.start(wrappers)
+        await self._start_events(parts.handler_wrappers)
+        await self.server.start([*parts.handler_wrappers, Recover()])
         self.bus.discovery.publishes(
             stats=self._monitor.service_stats,
             running=lambda: self.running,

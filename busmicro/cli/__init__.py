@@ -20,14 +20,25 @@ VERBS = {
     "services": "List the services that are up.",
     "describe": "Show what a service offers and where it runs.",
     "call": "Call an endpoint and print the reply.",
+    "publish": "Publish an event.",
+    "subscribe": "Print events as they come, and those that came before.",
+    "streams": "List the streams, what they keep and who reads them.",
+    "dlq": "List, show, replay or drop the dead letters.",
     "health": "Ask every node whether it is well.",
     "stats": "Show what the endpoints have done so far.",
+    "docs": "Print an AsyncAPI document of a service.",
     "demo": "Show a service with three nodes, and one of them killed under load.",
     "completion": "Print what makes a shell complete verbs and names.",
 }
 """What `--help` says of each verb; it is in `busmicro.cli.<verb>`, under its own name."""
 
-ALIASES = {"list": "services", "ls": "services", "get": "describe", "top": "stats"}
+ALIASES = {
+    "list": "services",
+    "ls": "services",
+    "get": "describe",
+    "top": "stats",
+    "tail": "subscribe",
+}
 
 _EPILOG = (
     "Global options may stand before or after the verb. Settings also come from BUSMICRO_*, NATS_* "

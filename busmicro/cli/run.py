@@ -42,7 +42,7 @@ def run(target: str, *, no_server: bool, no_wait: bool) -> int | None:
     try:
         service = load(target)
     except TargetError as wrong:
-        return _not_found(wrong)
+        return not_found(wrong)
     use(service)
     with ExitStack() as stack:
         if not (no_server or no_wait):
@@ -51,7 +51,8 @@ def run(target: str, *, no_server: bool, no_wait: bool) -> int | None:
     return None
 
 
-def _not_found(wrong: TargetError) -> int:
+def not_found(wrong: TargetError) -> int:
+    """Say why there is no such service; the exit code."""
     if given().verbose and wrong.__cause__:
         click.echo("".join(traceback.format_exception(wrong.__cause__)), err=True)
     complain(wrong.what, *wrong.why, hint=wrong.hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from busmicro.pubsub.arrival import Arrival
+from busmicro.call import Call
 
 
 class Batches:
@@ -17,19 +17,19 @@ class Batches:
         on_batch: Gets each list.
     """
 
-    def __init__(self, most: int, wait: float, on_batch: Callable[[list[Arrival]], None]) -> None:
+    def __init__(self, most: int, wait: float, on_batch: Callable[[list[Call]], None]) -> None:
         self._most = most
         self._wait = wait
         self._on_batch = on_batch
-        self._gathered: list[Arrival] = []
+        self._gathered: list[Call] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._gathered)
 
-    def add(self, arrival: Arrival) -> None:
+    def add(self, call: Call) -> None:
         """Put one more to the others."""
-        self._gathered.append(arrival)
+        self._gathered.append(call)
         if len(self._gathered) >= self._most:
             self._hand_on()
         elif self._timer is None:
@@ -40,7 +40,7 @@ class Batches:
         if gathered:
             self._on_batch(gathered)
 
-    def take_back(self) -> list[Arrival]:
+    def take_back(self) -> list[Call]:
         """Return what has been gathered and not handed on."""
         if self._timer is not None:
             self._timer.cancel()

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from busmicro.call import Call
-from busmicro.errors import Aborted, CallError, CodecError, InvalidArgument, Reject, Unknown
+from busmicro.errors import Aborted, CallError, CodecError, InvalidArgument, Reject
 from busmicro.pubsub.handlers import SubscribeOptions
+from busmicro.wrappers import recovered
 
 ACK: Final = b"+ACK"
 TERM: Final = b"+TERM"
@@ -86,10 +87,12 @@ def silent_end(attempts: int) -> CallError:
     )
 
 
-def as_call_error(failure: BaseException) -> CallError:
-    """Return a failure as what a dead letter can say of it."""
+def as_call_error(call: Call, failure: BaseException) -> CallError:
+    """Return a failure as what a dead letter can say of it; what has no name is logged."""
     if isinstance(failure, CallError):
         return failure
     if isinstance(failure, CodecError):
         return InvalidArgument(str(failure), details=failure.details)
-    return Unknown(f"{type(failure).__name__}: {failure}")
+    told = recovered(call, failure)
+    told.__cause__ = failure
+    return told

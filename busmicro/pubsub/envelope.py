@@ -18,15 +18,17 @@ JetStream recognises duplicates by `Nats-Msg-Id`, for a whole stream and not for
 subject is part of it.  An event without a stream carries a content type if it is not JSON, and
 nothing else.
 
-Source: CloudEvents 1.0.2 and its NATS binding; ADR 0012.
+Source: CloudEvents 1.0.2, and the binary mode of the draft of its NATS binding; ADR 0012.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 import secrets
 from datetime import UTC, datetime
 from typing import Final
+from urllib.parse import quote
 
 from busmicro.codecs import JSON
 from busmicro.errors import InvalidArgument
@@ -44,6 +46,9 @@ from busmicro.headers import (
 from busmicro.headers import check as check_header
 
 _LONGEST_ID: Final = 512
+_SAFE: Final = "!#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
+_PLAIN: Final = re.compile(r"[!#$&-~]*")
+"""What needs no percent-encoding: printable ASCII but blank, double quote and percent."""
 
 
 class Ids:
@@ -89,6 +94,8 @@ def durable_lines(content_type: str, event_type: str) -> bytes:
 def durable_block(fixed: bytes, producer: str, subject: str, id: str) -> bytes:
     """Write the block of a durable event, without its closing blank line."""
     now = datetime.now(UTC).isoformat(timespec="microseconds")[:-6]
+    if not _PLAIN.fullmatch(id) or not subject.isascii():
+        subject, id = quote(subject, safe=_SAFE), quote(id, safe=_SAFE)
     return b"%b%b%b" % (
         VERSION_LINE,
         fixed,

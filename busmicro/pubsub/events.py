@@ -16,13 +16,13 @@ from typing import Generic, Self, TypeVar
 from busmicro.bus import Bus
 from busmicro.call import Call, Kind, Side, Spec
 from busmicro.errors import BusmicroError, CallError, SetupError
-from busmicro.pubsub.arrival import Arrival, Reader
 from busmicro.pubsub.consumers import Consumer, ConsumerPlan
 from busmicro.pubsub.deadletters import DeadLetters
 from busmicro.pubsub.declare import Declarations
 from busmicro.pubsub.delivery import ACK, NAK, TERM, nak
 from busmicro.pubsub.handlers import Start
 from busmicro.pubsub.intake import Intake
+from busmicro.pubsub.reader import Reader
 from busmicro.pubsub.topic import Topic
 from busmicro.transport import Subscription, require_allowed
 
@@ -67,11 +67,11 @@ class Events(Generic[T]):
         self._owner = owner
         spec = Spec(service=owner, endpoint=topic.subject, kind=Kind.EVENT, side=Side.HANDLER)
         self._reader = Reader(spec, topic)
-        self._waiting: deque[Arrival] = deque()
+        self._waiting: deque[Call] = deque()
         self._arrived = asyncio.Event()
         self._intake: Intake | None = None
         self._subscription: Subscription | None = None
-        self._at_hand: Arrival | None = None
+        self._at_hand: Call | None = None
         self._call: Call | None = None
         self.dropped = 0
         """Events without a stream that came while too many waited."""
@@ -122,13 +122,13 @@ class Events(Generic[T]):
             topic=self._topic, group=self._group, owner=self._owner, start=self._start
         )
         consumer = Consumer(plan, self._declarations, self._bus.subjects)
-        self._intake = Intake(self._bus, consumer, least=_LEAST, most=_WAITING)
+        self._intake = Intake(self._bus, consumer, self._reader, least=_LEAST, most=_WAITING)
         self._intake.deliver_to(self._put)
         return await self._intake.start()
 
     def _on_event(self, subject: bytes, _reply: bytes, header: bytes, payload: bytes) -> None:
         if len(self._waiting) < _WAITING:
-            self._put(Arrival(subject, b"", header, payload))
+            self._put(self._reader.call(subject, b"", header, payload))
             return
         self.dropped += 1
         if self.dropped & (self.dropped - 1) == 0:  # the 1st, 2nd, 4th, 8th, …
@@ -140,15 +140,15 @@ class Events(Generic[T]):
                 self.dropped,
             )
 
-    def _put(self, arrival: Arrival) -> None:
-        self._waiting.append(arrival)
+    def _put(self, call: Call) -> None:
+        self._waiting.append(call)
         self._arrived.set()
 
     def _settle(self, word: bytes) -> None:
         """Say what became of the event at hand."""
-        arrival, self._at_hand = self._at_hand, None
-        if arrival is not None and self._intake is not None:
-            self._intake.settle(arrival, word)
+        call, self._at_hand = self._at_hand, None
+        if call is not None and self._intake is not None:
+            self._intake.settle(call, word)
 
     def ack(self) -> None:
         """Acknowledge the event at hand now, before the next one is asked for."""
@@ -167,23 +167,22 @@ class Events(Generic[T]):
             while not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
-            arrival = self._waiting.popleft()
-            call = self._reader.call(arrival)
+            call = self._waiting.popleft()
             try:
                 message = call.message
             except CallError as failure:
-                await self._bury(arrival, call, failure)
+                await self._bury(call, failure)
                 continue
-            self._at_hand, self._call = arrival, call
+            self._at_hand = self._call = call
             return message  # type: ignore[return-value]
 
-    async def _bury(self, arrival: Arrival, call: Call, failure: CallError) -> None:
+    async def _bury(self, call: Call, failure: CallError) -> None:
         """Deal with an event that does not decode, and go on."""
         log.error("%s: an event does not decode: %s", self._topic.subject, failure)
         if self._intake is None:
             return
         if not self._group:  # an onlooker's trouble is nobody else's
-            self._intake.settle(arrival, ACK)
+            self._intake.settle(call, ACK)
             return
         letters = DeadLetters(self._bus, self._declarations)
         label = self._intake.consumer.label
@@ -191,9 +190,9 @@ class Events(Generic[T]):
             await letters.bury(call, failure, consumer=label, attempts=1)
         except CallError as unburied:
             log.error("%s: a dead letter could not be stored: %s", self._topic.subject, unburied)  # noqa: TRY400
-            self._intake.settle(arrival, nak(_BURY_AGAIN))
+            self._intake.settle(call, nak(_BURY_AGAIN))
         else:
-            self._intake.settle(arrival, TERM)
+            self._intake.settle(call, TERM)
 
     async def collect(
         self, *, most: int | None = None, timeout: float = 1.0, stall: float | None = None

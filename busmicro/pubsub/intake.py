@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from busmicro.bus import Bus
-from busmicro.delivery import read_delivery
+from busmicro.call import Call
 from busmicro.errors import BusmicroError, NoJetStream, StreamMissing
-from busmicro.headers import Headers
-from busmicro.pubsub.arrival import Arrival
 from busmicro.pubsub.consumers import Consumer
 from busmicro.pubsub.delivery import IN_PROGRESS, NAK
+from busmicro.pubsub.reader import Reader
 from busmicro.pubsub.window import Window
 from busmicro.tasks import Tasks
 from busmicro.transport import Pull, Subscription
@@ -34,6 +33,7 @@ class Intake:
     Args:
         bus: The connection.
         consumer: Whose events.
+        reader: Makes calls of them.
         least: How many it holds at least, so that no worker has to wait.
         most: How many it may hold.
     """
@@ -42,16 +42,18 @@ class Intake:
         self,
         bus: Bus,
         consumer: Consumer,
+        reader: Reader,
         *,
         least: int,
         most: int,
     ) -> None:
         self.consumer = consumer
         self._bus = bus
-        self._on_arrival: Callable[[Arrival], None] = self._refuse
+        self._read = reader.call
+        self._on_arrival: Callable[[Call], None] = self._refuse
         self._window = Window(least, most)
-        self._held: dict[bytes, Arrival] = {}
-        self._latest: Arrival | None = None
+        self._held: dict[bytes, Call] = {}
+        self._latest: Call | None = None
         self._tasks = Tasks()
         self._repairing = False
         self._said = float("-inf")
@@ -62,12 +64,12 @@ class Intake:
     def __len__(self) -> int:
         return len(self._held)
 
-    def deliver_to(self, on_arrival: Callable[[Arrival], None]) -> None:
+    def deliver_to(self, on_arrival: Callable[[Call], None]) -> None:
         """Hand each event to this, in the read loop; it has to be settled some time."""
         self._on_arrival = on_arrival
 
-    def _refuse(self, arrival: Arrival) -> None:
-        self.settle(arrival, NAK)
+    def _refuse(self, call: Call) -> None:
+        self.settle(call, NAK)
 
     async def start(self) -> Subscription:
         """Make sure of the consumer and ask for events; in force after a barrier.
@@ -114,27 +116,27 @@ class Intake:
         return self._window.size - len(self._held)
 
     def _on_event(self, subject: bytes, ack: bytes, header: bytes, payload: bytes) -> None:
-        arrival = Arrival(subject, ack, header, payload)
-        self._held[ack] = self._latest = arrival
-        self._on_arrival(arrival)
+        call = self._read(subject, ack, header, payload)
+        self._held[ack] = self._latest = call
+        self._on_arrival(call)
 
-    def settle(self, arrival: Arrival, word: bytes) -> None:
+    def settle(self, call: Call, word: bytes) -> None:
         """Tell the server what became of an event, and ask for more if there is room."""
-        if self._held.pop(arrival.ack, None) is None:
+        if self._held.pop(call.ack_bytes, None) is None:
             return
-        self._say(arrival, word)
+        self._say(call, word)
         self._window.settled(self._loop.time())
         if self._pull is not None:
             self._pull.refill()
 
-    def give_back(self, arrivals: Iterable[Arrival]) -> None:
+    def give_back(self, calls: Iterable[Call]) -> None:
         """Have events delivered to somebody else, at once."""
-        for arrival in arrivals:
-            self.settle(arrival, NAK)
+        for call in calls:
+            self.settle(call, NAK)
 
-    def _say(self, arrival: Arrival, word: bytes) -> None:
+    def _say(self, call: Call, word: bytes) -> None:
         try:
-            self._bus.transport.publish(arrival.ack, word)
+            self._bus.transport.publish(call.ack_bytes, word)
         except BusmicroError as refused:  # it comes again, after ack_wait
             log.warning("consumer %s could not be told %r: %s", self.consumer.name, word, refused)
 
@@ -144,8 +146,8 @@ class Intake:
 
     def _touch(self) -> None:
         """Say of everything that is here that somebody works on it."""
-        for arrival in self._held.values():
-            self._say(arrival, IN_PROGRESS)
+        for call in self._held.values():
+            self._say(call, IN_PROGRESS)
         self._touch_later()
 
     # --- a consumer that is gone ----------------------------------------------------------------
@@ -176,9 +178,9 @@ class Intake:
         """Return the number of the first event that may not have been handled here."""
         if self._latest is None:
             return None
-        held = [_sequence(arrival) for arrival in self._held.values()]
+        held = [_sequence(call) for call in self._held.values()]
         return min([*held, _sequence(self._latest) + 1])
 
 
-def _sequence(arrival: Arrival) -> int:
-    return read_delivery(arrival.ack, Headers(arrival.header)).sequence
+def _sequence(call: Call) -> int:
+    return call.delivery.sequence if call.delivery else 0

@@ -19,19 +19,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Awaitable, Hashable
 from typing import Final, Protocol
 
 from busmicro.bus import Bus
 from busmicro.call import Call, Handler, enter_call
 from busmicro.delivery import attempt_of
 from busmicro.errors import CallError, DeadlineExceeded, InvalidArgument
-from busmicro.pubsub.arrival import Arrival, Reader
 from busmicro.pubsub.batches import Batches
 from busmicro.pubsub.deadletters import DeadLetters
 from busmicro.pubsub.delivery import ACK, TERM, Fate, as_call_error, judge, nak, silent_end
 from busmicro.pubsub.handlers import Subscriber
 from busmicro.pubsub.intake import Intake
+from busmicro.pubsub.reader import Reader
 from busmicro.pubsub.workers import Workers
 from busmicro.transport import Subscription
 
@@ -82,26 +82,33 @@ def _guard(chain: Handler, timeout: float | None) -> Handler:
     return guarded
 
 
-class _Intaking(ABC):
+class _Listening(ABC):
     """What both kinds of listener have: workers, lists, keys."""
 
-    def __init__(self, subscriber: Subscriber, chain: Handler, bus: Bus) -> None:
+    def __init__(self, subscriber: Subscriber, chain: Handler, bus: Bus, reader: Reader) -> None:
         options = subscriber.options
         self._bus = bus
         self._subscriber = subscriber
         self._figures = subscriber.figures
         self._chain = _guard(chain, options.timeout)
-        self._reader = Reader(subscriber.spec, subscriber.topic)
+        self._read = reader.call
+        self._reader = reader
         self._name = f"{subscriber.spec.endpoint} {options.group}".strip()
         self._batches = Batches(options.batch, options.batch_wait, self._put_list)
-        self._workers: Workers[Arrival] = Workers(
+        self._workers: Workers[Call] = Workers(
             self._handle,
-            options.concurrency,
+            self._handled,
+            self._failed,
+            concurrency=options.concurrency,
             name=self._name,
             key_of=self._key if options.key else None,
         )
-        self._lists: Workers[list[Arrival]] = Workers(
-            self._handle_list, options.concurrency, name=self._name
+        self._lists: Workers[list[Call]] = Workers(
+            self._handle_list,
+            self._handled_list,
+            self._failed_list,
+            concurrency=options.concurrency,
+            name=self._name,
         )
         self._take = self._batches.add if subscriber.takes_list else self._workers.put
 
@@ -110,26 +117,21 @@ class _Intaking(ABC):
         """How many events, or lists of them, are being handled."""
         return self._workers.running + self._lists.running
 
-    @property
-    def _waiting(self) -> int:
-        lists = sum(map(len, self._lists.waiting)) if self._lists.waiting else 0
-        return len(self._workers.waiting) + len(self._batches) + lists
+    def _put_list(self, calls: list[Call]) -> None:
+        self._lists.put(calls)
 
-    def _put_list(self, arrivals: list[Arrival]) -> None:
-        self._lists.put(arrivals)
-
-    def _key(self, arrival: Arrival) -> Hashable:
+    def _key(self, call: Call) -> Hashable:
         key_of = self._subscriber.options.key
         try:
-            message = self._reader.message(arrival)
+            message = call.message
         except InvalidArgument:
-            return arrival  # it does not decode, so it stands in nobody's way
+            return call  # it does not decode, so it stands in nobody's way
         key: Hashable = key_of(message) if key_of else None
         return key
 
-    def _take_back(self) -> list[Arrival]:
+    def _take_back(self) -> list[Call]:
         """Return everything that nobody has begun with."""
-        lists = (arrival for arrivals in self._lists.take_back() for arrival in arrivals)
+        lists = (call for calls in self._lists.take_back() for call in calls)
         return [*self._workers.take_back(), *lists, *self._batches.take_back()]
 
     def end_all(self) -> None:
@@ -141,24 +143,43 @@ class _Intaking(ABC):
         ended = await asyncio.gather(self._workers.stop(grace), self._lists.stop(grace))
         return sum(ended)
 
-    @abstractmethod
-    async def _handle(self, arrival: Arrival) -> None:
-        """Handle one event; must not raise."""
+    def _handle(self, call: Call) -> Awaitable[object]:
+        """Handle one event, or a list of them."""
+        enter_call(call)
+        return self._chain(call)
 
     @abstractmethod
-    async def _handle_list(self, arrivals: list[Arrival]) -> None:
-        """Handle a list of events; must not raise."""
+    def _handled(self, call: Call) -> None:
+        """Deal with an event that was handled."""
 
-    def _count_failure(self, failure: CallError) -> None:
+    @abstractmethod
+    async def _failed(self, call: Call, failure: Exception) -> None:
+        """Deal with an event whose handling failed; must not raise."""
+
+    @abstractmethod
+    async def _handle_list(self, calls: list[Call]) -> None:
+        """Handle a list of events, and take those out of it that do not decode."""
+
+    @abstractmethod
+    def _handled_list(self, calls: list[Call]) -> None:
+        """Deal with a list of events that was handled."""
+
+    @abstractmethod
+    async def _failed_list(self, calls: list[Call], failure: Exception) -> None:
+        """Deal with a list of events whose handling failed; must not raise."""
+
+    def _count_failure(self, call: Call, failure: BaseException) -> CallError:
+        told = as_call_error(call, failure)
         self._figures.failed += 1
-        self._figures.last_error = str(failure)
+        self._figures.last_error = str(told)
+        return told
 
 
-class CoreListener(_Intaking):
+class CoreListener(_Listening):
     """Handles events that nobody keeps: at most once."""
 
-    def __init__(self, subscriber: Subscriber, chain: Handler, bus: Bus) -> None:
-        super().__init__(subscriber, chain, bus)
+    def __init__(self, subscriber: Subscriber, chain: Handler, bus: Bus, reader: Reader) -> None:
+        super().__init__(subscriber, chain, bus, reader)
         self._most = subscriber.options.waiting
         self._subscription: Subscription | None = None
 
@@ -166,7 +187,8 @@ class CoreListener(_Intaking):
         """Listen; in force after a barrier."""
         topic, group = self._subscriber.topic, self._subscriber.options.group
         subject = f"{self._bus.subjects.prefix}{topic.pattern}"
-        self._subscription = self._bus.transport.subscribe(subject, self._on_event, queue=group)
+        on_event = self._on_event_for_list if self._subscriber.takes_list else self._on_event
+        self._subscription = self._bus.transport.subscribe(subject, on_event, queue=group)
         return self._subscription
 
     def stop_listening(self) -> None:
@@ -176,18 +198,24 @@ class CoreListener(_Intaking):
 
     async def stop(self, grace: float) -> int:
         """Handle what waits, too: nobody else has it."""
-        self._lists_of_what_waits()
-        return await self._stop_workers(grace)
-
-    def _lists_of_what_waits(self) -> None:
         if gathered := self._batches.take_back():
             self._put_list(gathered)
+        return await self._stop_workers(grace)
 
     def _on_event(self, subject: bytes, _reply: bytes, header: bytes, payload: bytes) -> None:
-        if self._waiting >= self._most:
+        if len(self._workers.waiting) >= self._most:
             self._drop()
         else:
-            self._take(Arrival(subject, b"", header, payload))
+            self._workers.put(self._read(subject, b"", header, payload))
+
+    def _on_event_for_list(
+        self, subject: bytes, _reply: bytes, header: bytes, payload: bytes
+    ) -> None:
+        waiting = len(self._batches) + sum(map(len, self._lists.waiting))
+        if waiting >= self._most:
+            self._drop()
+        else:
+            self._batches.add(self._read(subject, b"", header, payload))
 
     def _drop(self) -> None:
         dropped = self._figures.dropped = self._figures.dropped + 1
@@ -200,37 +228,42 @@ class CoreListener(_Intaking):
                 dropped,
             )
 
-    async def _handle(self, arrival: Arrival) -> None:
-        await self._run(self._reader.call(arrival), 1)
+    def _handled(self, _call: Call) -> None:
+        self._figures.handled += 1
 
-    async def _handle_list(self, arrivals: list[Arrival]) -> None:
-        call, wrong = self._reader.call_of_many(arrivals)
-        for failure in wrong.values():
-            self._failed(failure)
-        if call.message:
-            await self._run(call, len(arrivals) - len(wrong))
+    async def _failed(self, call: Call, failure: Exception) -> None:
+        told = self._count_failure(call, failure)
+        log.error("%s: an event is lost: %s", self._name, told)
 
-    async def _run(self, call: Call, count: int) -> None:
-        enter_call(call)
-        try:
-            await self._chain(call)
-        except Exception as failure:
-            self._failed(as_call_error(failure))
-        else:
-            self._figures.handled += count
+    async def _handle_list(self, calls: list[Call]) -> None:
+        many, wrong = self._reader.call_of_many(calls)
+        for call, failure in wrong.items():
+            calls.remove(call)
+            await self._failed(call, failure)
+        if calls:
+            await self._handle(many)
 
-    def _failed(self, failure: CallError) -> None:
-        self._count_failure(failure)
-        log.error("%s: an event is lost: %s", self._name, failure)
+    def _handled_list(self, calls: list[Call]) -> None:
+        self._figures.handled += len(calls)
+
+    async def _failed_list(self, calls: list[Call], failure: Exception) -> None:
+        for call in calls:
+            await self._failed(call, failure)
 
 
-class StreamListener(_Intaking):
+class StreamListener(_Listening):
     """Handles events that a stream keeps: each at least once."""
 
     def __init__(
-        self, subscriber: Subscriber, chain: Handler, bus: Bus, intake: Intake, letters: DeadLetters
+        self,
+        subscriber: Subscriber,
+        chain: Handler,
+        bus: Bus,
+        reader: Reader,
+        intake: Intake,
+        letters: DeadLetters,
     ) -> None:
-        super().__init__(subscriber, chain, bus)
+        super().__init__(subscriber, chain, bus, reader)
         self._options = subscriber.options
         self._letters = letters
         self._intake = intake
@@ -254,40 +287,42 @@ class StreamListener(_Intaking):
 
     # --- one event ------------------------------------------------------------------------------
 
-    async def _handle(self, arrival: Arrival) -> None:
-        attempt = attempt_of(arrival.ack)
-        while True:
-            pause = await self._attempt(arrival, attempt)
-            if pause is None:
-                return
-            if self._options.key is None:
-                self._intake.settle(arrival, nak(pause))
-                return
-            await asyncio.sleep(pause)  # in its lane: those behind it must not overtake
-            attempt += 1
+    def _handle(self, call: Call) -> Awaitable[object]:
+        if attempt_of(call.ack_bytes) > self._options.max_deliver:
+            return self._over(call)
+        return super()._handle(call)
 
-    async def _attempt(self, arrival: Arrival, attempt: int) -> float | None:
-        """Try to handle an event; return the pause before the next attempt, if any."""
-        call = self._reader.call(arrival)
-        if attempt > self._options.max_deliver:
-            await self._bury(arrival, call, silent_end(attempt - 1), attempt - 1)
-            return None
-        enter_call(call)
-        try:
-            await self._chain(call)
-        except Exception as failure:
-            return await self._failed(arrival, call, as_call_error(failure), attempt)
+    async def _over(self, call: Call) -> object:
+        """Give up an event that was delivered once more than allowed."""
+        raise silent_end(attempt_of(call.ack_bytes) - 1)
+
+    def _handled(self, call: Call) -> None:
         self._figures.handled += 1
-        self._intake.settle(arrival, ACK)
-        return None
+        self._intake.settle(call, ACK)
 
-    async def _failed(
-        self, arrival: Arrival, call: Call, failure: CallError, attempt: int
-    ) -> float | None:
-        self._count_failure(failure)
-        verdict = judge(call, failure, attempt, self._options)
+    async def _failed(self, call: Call, failure: Exception) -> None:
+        attempt = attempt_of(call.ack_bytes)
+        pause = await self._judge(call, failure, attempt)
+        while pause is not None and self._options.key is not None:
+            await asyncio.sleep(pause)  # here, where those with the same key cannot overtake
+            attempt += 1
+            call = call.copy()
+            try:
+                await super()._handle(call)
+            except Exception as again:
+                pause = await self._judge(call, again, attempt)
+            else:
+                self._handled(call)
+                return
+        if pause is not None:
+            self._intake.settle(call, nak(pause))
+
+    async def _judge(self, call: Call, failure: BaseException, attempt: int) -> float | None:
+        """Return the seconds until the next attempt, or bury the event and return None."""
+        told = self._count_failure(call, failure)
+        verdict = judge(call, told, attempt, self._options)
         if verdict.fate is Fate.DEAD:
-            await self._bury(arrival, call, failure, attempt)
+            await self._bury(call, told, attempt)
             return None
         log.warning(
             "%s: attempt %d of %d failed, the next one in %g s: %s",
@@ -295,62 +330,54 @@ class StreamListener(_Intaking):
             attempt,
             self._options.max_deliver,
             verdict.pause,
-            failure,
+            told,
         )
         return verdict.pause
 
-    async def _bury(self, arrival: Arrival, call: Call, failure: CallError, attempts: int) -> None:
+    async def _bury(self, call: Call, failure: CallError, attempts: int) -> None:
         """Give an event up: its dead letter is stored first, then the stream may forget it."""
         label = self._intake.consumer.label
         try:
             await self._letters.bury(call, failure, consumer=label, attempts=attempts)
         except CallError as unburied:
             log.error("%s: a dead letter could not be stored: %s", self._name, unburied)  # noqa: TRY400
-            self._intake.settle(arrival, nak(_BURY_AGAIN))
+            self._intake.settle(call, nak(_BURY_AGAIN))
             return
         self._figures.dead += 1
         log.error("%s: an event went to the dead letters: %s", self._name, failure)
-        self._intake.settle(arrival, TERM)
+        self._intake.settle(call, TERM)
 
     # --- lists of events ------------------------------------------------------------------------
 
-    async def _handle_list(self, arrivals: list[Arrival]) -> None:
-        """Handle many; if that fails, one by one, so that one bad event does not take others."""
-        left = [arrival for arrival in arrivals if not await self._is_over(arrival)]
-        call, wrong = self._reader.call_of_many(left) if left else (None, {})
-        for arrival, failure in wrong.items():
-            await self._bury(arrival, self._reader.call(arrival), failure, attempt_of(arrival.ack))
-        good = [arrival for arrival in left if arrival not in wrong]
-        if call is None or not good:
+    async def _handle_list(self, calls: list[Call]) -> None:
+        for call in tuple(calls):
+            if attempt_of(call.ack_bytes) > self._options.max_deliver:
+                calls.remove(call)
+                await self._failed(call, silent_end(attempt_of(call.ack_bytes) - 1))
+        if not calls:
             return
-        enter_call(call)
-        try:
-            await self._chain(call)
-        except Exception as failure:
-            await self._list_failed(good, call, as_call_error(failure))
-        else:
-            self._figures.handled += len(good)
-            for arrival in good:
-                self._intake.settle(arrival, ACK)
+        many, wrong = self._reader.call_of_many(calls)
+        for call, failure in wrong.items():
+            calls.remove(call)
+            await self._failed(call, failure)
+        if calls:
+            await super()._handle(many)
 
-    async def _is_over(self, arrival: Arrival) -> bool:
-        """Bury an event that has been delivered once more than allowed."""
-        attempts = attempt_of(arrival.ack) - 1
-        if attempts < self._options.max_deliver:
-            return False
-        await self._bury(arrival, self._reader.call(arrival), silent_end(attempts), attempts)
-        return True
+    def _handled_list(self, calls: list[Call]) -> None:
+        for call in calls:
+            self._handled(call)
 
-    async def _list_failed(
-        self, arrivals: Sequence[Arrival], call: Call, failure: CallError
-    ) -> None:
-        if len(arrivals) > 1:
-            for arrival in arrivals:
-                await self._handle_list([arrival])
+    async def _failed_list(self, calls: list[Call], failure: Exception) -> None:
+        """Handle them one by one, so that one bad event does not take others with it."""
+        if len(calls) == 1:
+            calls[0].began = True
+            await self._failed(calls[0], failure)
             return
-        arrival = arrivals[0]
-        single = self._reader.call(arrival)
-        single.began = call.began
-        pause = await self._failed(arrival, single, failure, attempt_of(arrival.ack))
-        if pause is not None:
-            self._intake.settle(arrival, nak(pause))
+        for call in calls:
+            single = [call]
+            try:
+                await self._handle_list(single)
+            except Exception as again:
+                await self._failed_list(single, again)
+            else:
+                self._handled_list(single)

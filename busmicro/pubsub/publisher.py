@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from busmicro.bus import Bus
 from busmicro.call import Call, Handler, Kind, Side, Spec, Wrapper, compose, current_call
@@ -79,6 +79,37 @@ class PublishOptions:
     """Seconds to try."""
 
 
+class _Done(Coroutine[object, object, None]):
+    """What publishing without a stream returns when nothing has to be waited for.
+
+    A coroutine for `await`, `create_task` and `gather` alike, but one for all: it has no state.
+    """
+
+    __slots__ = ()
+
+    def send(self, _value: object, /) -> object:
+        """End at once."""
+        raise StopIteration
+
+    def throw(self, *error: Any) -> object:
+        """End with the error."""
+        raise error[0]
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to end."""
+
+    def __await__(self) -> Generator[object, None, None]:
+        return iter(())  # type: ignore[return-value]
+
+
+DONE: Final = _Done()
+SendPlain: TypeAlias = Callable[[object, Mapping[str, str] | None], Awaitable[object]]
+
+
+def _unfit(wrong: CodecError) -> InvalidArgument:
+    return InvalidArgument(str(wrong), details=wrong.details, not_run=True)
+
+
 class Publisher:
     """Publishes the events of one service or client.
 
@@ -97,6 +128,8 @@ class Publisher:
         self._wrappers = tuple(wrappers)
         self._service = producer
         self._outlets: dict[int, Outlet[Any]] = {}
+        self.plain: dict[int, SendPlain] = {}
+        """By topic: how to publish where nothing wraps an event and no stream keeps it."""
 
     def outlet(self, topic: Topic[T]) -> Outlet[T]:
         """Return what is fixed for a topic, made on first use."""
@@ -104,6 +137,8 @@ class Publisher:
         if outlet is None:
             outlet = Outlet(self, topic.family, self._service, self._wrappers)
             self._outlets[id(topic.family)] = outlet  # it holds the topic, so the id stays its own
+            if outlet.subject and outlet.stream is None and not self._wrappers:
+                self.plain[id(topic.family)] = outlet.plain()
         return outlet
 
     def publish(
@@ -113,13 +148,13 @@ class Publisher:
         options: PublishOptions | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Awaitable[object]:
-        """Publish one event; see `Client.publish`."""
+        """Publish one event through the wrappers; see `Client.publish`."""
         outlet = self.outlet(topic)
         call = Call(
             outlet.spec,
             event,
             headers=Headers(headers) if headers else None,
-            subject=outlet.subject if topic is outlet.topic else outlet.subject_of(topic),
+            subject=outlet.subject_of(topic),
         )
         parent = current_call()
         if parent is not None and parent.has_headers:
@@ -147,7 +182,10 @@ class Outlet(Generic[T]):
         self._bus = publisher.bus
         self._wrappers = wrappers
         self._prefix = publisher.bus.subjects.prefix
-        self.subject = self.subject_of(topic) if topic.is_concrete else b""
+        self.subject = b""
+        """Where its events go, if that is one subject."""
+        if topic.is_concrete:
+            self.subject = self.subject_of(topic)
         coder: Coder = topic.coder
         self._encode = coder.encode
         self.fixed = (
@@ -164,6 +202,8 @@ class Outlet(Generic[T]):
         Raises:
             InvalidArgument: That is not one subject.
         """
+        if topic is self.topic and self.subject:
+            return self.subject
         topic.require_concrete()
         return f"{self._prefix}{topic.subject}".encode()
 
@@ -184,27 +224,46 @@ class Outlet(Generic[T]):
         try:
             return self._encode(event)
         except CodecError as wrong:
-            raise InvalidArgument(str(wrong), details=wrong.details, not_run=True) from wrong
+            raise _unfit(wrong) from wrong
 
     async def _send(self, call: Call) -> object:
         """Publish an event that no stream keeps; the innermost of its chain."""
-        if not call.subject_bytes:
-            self.topic.require_concrete()
-        transport = self._bus.transport
         payload = self.encode(call.message)
-        block = self._core_block
-        if call.has_headers:
-            lines = encode_lines(call.headers.items_by_name.items())
-            block = b"%b%b%b\r\n" % (VERSION_LINE, self.fixed, lines)
+        transport = self._bus.transport
         if not transport.writable:
             await transport.drained()
-        transport.publish(call.subject_bytes, payload, b"", block)
+        given = call.headers.items_by_name if call.has_headers else None
+        transport.publish(call.subject_bytes, payload, b"", self._block_of(given))
         return None
+
+    def plain(self) -> SendPlain:
+        """Return a function that publishes an event where there is nothing to do but to encode.
+
+        No wrappers, no call being served, room on the connection: then nothing has to be waited
+        for, and there is nobody to make a `Call` for. That saves half of the cost.
+        """
+        transport, encode, subject = self._bus.transport, self._encode, self.subject
+        usual, block_of = self._core_block, self._block_of
+
+        def send(event: object, headers: Mapping[str, str] | None) -> Awaitable[object]:
+            if current_call() is not None or not transport.writable:
+                return self._publisher.publish(self.topic, cast("T", event), None, headers)
+            try:
+                payload = encode(event)
+            except CodecError as wrong:
+                raise _unfit(wrong) from wrong
+            transport.publish(subject, payload, b"", block_of(headers) if headers else usual)
+            return DONE
+
+        return send
+
+    def _block_of(self, headers: Mapping[str, str] | None) -> bytes:
+        if not headers:
+            return self._core_block
+        return b"%b%b%b\r\n" % (VERSION_LINE, self.fixed, encode_lines(headers.items()))
 
     async def _store(self, call: Call, options: PublishOptions) -> Stored:
         """Publish an event that a stream keeps; the innermost of its chain."""
-        if not call.subject_bytes:
-            self.topic.require_concrete()
         if options.id:
             check_id(options.id)
         deadline = asyncio.get_running_loop().time() + options.timeout

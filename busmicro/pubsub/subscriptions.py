@@ -15,7 +15,9 @@ from busmicro.pubsub.declare import Declarations
 from busmicro.pubsub.handlers import Subscriber, Subscribers
 from busmicro.pubsub.intake import Intake
 from busmicro.pubsub.listeners import CoreListener, Listener, StreamListener
+from busmicro.pubsub.reader import Reader
 from busmicro.transport import require_allowed
+from busmicro.wrappers import Recover
 
 log = logging.getLogger("busmicro.events")
 
@@ -52,9 +54,12 @@ class Subscriptions:
         require_allowed(*started)
 
     def _listener(self, subscriber: Subscriber, wrappers: Sequence[Wrapper]) -> Listener:
-        chain = compose(wrappers, subscriber.invoke)
+        # Without wrappers nobody else sees what a handler raises, and its listener recovers.
+        around = [*wrappers, Recover()] if wrappers else []
+        chain = compose(around, subscriber.invoke)
+        reader = Reader(subscriber.spec, subscriber.topic)
         if subscriber.topic.stream is None:
-            return CoreListener(subscriber, chain, self._bus)
+            return CoreListener(subscriber, chain, self._bus, reader)
         options = subscriber.options
         plan = ConsumerPlan(
             topic=subscriber.topic,
@@ -67,8 +72,8 @@ class Subscriptions:
         consumer = Consumer(plan, self._declarations, self._bus.subjects)
         batch = options.batch if subscriber.takes_list else 1
         least = 2 * options.concurrency * batch
-        intake = Intake(self._bus, consumer, least=least, most=max(options.waiting, batch))
-        return StreamListener(subscriber, chain, self._bus, intake, self._letters)
+        intake = Intake(self._bus, consumer, reader, least=least, most=max(options.waiting, batch))
+        return StreamListener(subscriber, chain, self._bus, reader, intake, self._letters)
 
     @property
     def running(self) -> int:

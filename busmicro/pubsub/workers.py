@@ -27,7 +27,9 @@ class Workers(Generic[I]):
     """Handles items, so many at once; the rest wait in order.
 
     Args:
-        handle: Handles one; must not raise.
+        handle: Handles one. What it raises goes to `on_failure`.
+        on_success: Hears of each that was handled.
+        on_failure: Deals with what `handle` raised; must not raise.
         concurrency: How many at once.
         name: For logs and debuggers.
         key_of: Items with the same key are handled one after another, in order of arrival.
@@ -35,9 +37,11 @@ class Workers(Generic[I]):
 
     def __init__(
         self,
-        handle: Callable[[I], Awaitable[None]],
-        concurrency: int,
+        handle: Callable[[I], Awaitable[object]],
+        on_success: Callable[[I], None],
+        on_failure: Callable[[I, Exception], Awaitable[None]],
         *,
+        concurrency: int,
         name: str,
         key_of: Callable[[I], Hashable] | None = None,
     ) -> None:
@@ -46,7 +50,8 @@ class Workers(Generic[I]):
         self.running = 0
         """How many are being handled."""
         self._handle = handle
-        self._step = handle if key_of is None else self._handle_in_lane
+        self._on_success = on_success
+        self._on_failure = on_failure
         self._key_of = key_of
         self._lanes: dict[Hashable, deque[I]] = {}
         self._concurrency = concurrency
@@ -75,7 +80,7 @@ class Workers(Generic[I]):
             self._waking = True
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
+        """Handle what waits, and sleep until more does."""
         turn = 0
         while True:
             self._waking = False
@@ -85,7 +90,13 @@ class Workers(Generic[I]):
                     self._wake()
                 self.running += 1
                 try:
-                    await self._step(item)
+                    if self._key_of is None:
+                        await self._handle(item)
+                        self._on_success(item)
+                    else:
+                        await self._handle_in_lane(item)
+                except Exception as failure:
+                    await self._on_failure(item, failure)
                 finally:
                     self.running -= 1
                     if not self.running and not self.waiting:
@@ -94,9 +105,12 @@ class Workers(Generic[I]):
                 if turn >= _TURN:
                     turn = 0
                     await asyncio.sleep(0)
-            future = loop.create_future()
-            self._sleeping.append(future)
-            await future
+            await self._sleep()
+
+    async def _sleep(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleeping.append(future)
+        await future
 
     async def _handle_in_lane(self, item: I) -> None:
         """Handle an item, then those with its key that came meanwhile."""
@@ -104,13 +118,20 @@ class Workers(Generic[I]):
         if key in self._lanes:
             self._lanes[key].append(item)
             return
-        lane = self._lanes[key] = deque()
+        lane = self._lanes[key] = deque([item])
         try:
-            await self._handle(item)
             while lane:
-                await self._handle(lane.popleft())
+                await self._handle_one(lane[0])
+                lane.popleft()
         finally:
             del self._lanes[key]
+
+    async def _handle_one(self, item: I) -> None:
+        try:
+            await self._handle(item)
+            self._on_success(item)
+        except Exception as failure:
+            await self._on_failure(item, failure)
 
     def _key(self, item: I) -> Hashable:
         if self._key_of is None:
@@ -125,10 +146,11 @@ class Workers(Generic[I]):
 
     def take_back(self) -> list[I]:
         """Return what nobody has begun with; it will not be handled here."""
-        rest = [*self.waiting, *(item for lane in self._lanes.values() for item in lane)]
+        rest = list(self.waiting)
         self.waiting.clear()
         for lane in self._lanes.values():
-            lane.clear()
+            while len(lane) > 1:  # the first one is being handled
+                rest.append(lane.pop())
         return rest
 
     def end_all(self) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from busmicro.bus import Bus
-from busmicro.call import Call, Handler, Wrapper, compose, enter_call
+from busmicro.call import Call, Handler, Wrapper, compose, enter_call, received
 from busmicro.codecs import JSON, Coder
 from busmicro.errors import (
     BusmicroError,
@@ -296,14 +296,8 @@ class _Request:
             deadline = self.arrived + timeout
             _check_time(deadline)
             server.timers.set(self, deadline)
-            call = Call(
-                endpoint.spec,
-                deadline=deadline,
-                payload=self.payload,
-                decode=endpoint.requests.require(content_type).decode,
-                block=self.header,
-            )
-            enter_call(call)
+            decode = endpoint.requests.require(content_type).decode
+            enter_call(call := received(endpoint.spec, decode, self.payload, self.header, deadline))
             message = await self.binding.chain(call)
             encoder = endpoint.replies.find(content_type) or endpoint.replies.default
             payload, header = self._encode(call, encoder, message)

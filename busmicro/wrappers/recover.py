@@ -25,6 +25,11 @@ class Recover:
         except CallError:
             raise
         except (Exception, SystemExit) as failure:
-            fault = secrets.token_hex(4)
-            log.exception("%s.%s failed [%s]", call.spec.service, call.spec.endpoint, fault)
-            raise Internal(f"the handler failed; its log says why, look for {fault}") from failure
+            raise recovered(call, failure) from failure
+
+
+def recovered(call: Call, failure: BaseException) -> Internal:
+    """Log a fault of the service under an id, and return what others may know of it."""
+    fault = secrets.token_hex(4)
+    log.error("%s.%s failed [%s]", call.spec.service, call.spec.endpoint, fault, exc_info=failure)
+    return Internal(f"the handler failed; its log says why, look for {fault}")

@@ -23,6 +23,22 @@ PRINTS = {
     "05_deadlines.py": "0.5 s left for the roast\n",
     "06_wrappers.py": "clock.wait took 10",
     "07_everyone.py": "['attic', 'cellar', 'kitchen']\n",
+    "08_events.py": (
+        "['attic: order 17 is there', 'cellar: order 17 is there']\n"
+        "1 in ORDERS, there already: False\n"
+        "1 in ORDERS, there already: True\n"
+        "order 17 is paid\n"
+        "0 more\n"
+    ),
+    "09_dead_letters.py": (
+        "orders.paid by books-orders-paid: nobody called bob, b'\"bob\"'\n"
+        "booked for bob\n"
+        "dead letters left: 0\n"
+    ),
+    "10_later.py": "['bed', 'tea', 'tick']\ntook more than a second: True\n",
+    "11_iterate.py": (
+        "readings.attic: 14.5\nreadings.cellar: 11.0\nreadings.kitchen: 21.0\ncoldest: 11.0\n"
+    ),
 }
 NEED_A_SERVER = {"01_greeter.py", "02_client.py"}
 

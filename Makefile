@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench clean
+.PHONY: help setup demo test check fmt faults bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,12 @@ fmt: setup ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only .
 
-bench: .venv-bench/.ready ## calls, start-up and memory beside nats-py, FastStream and grpc.aio
+faults: setup ## events under kills, cuts and freezes, every one accounted for (10 minutes)
+	BUSMICRO_FAULTS=full $(BIN)/python -m pytest tests/faults -s
+
+bench: .venv-bench/.ready ## calls, events, start-up and memory beside nats-py, FastStream and grpc.aio
 	.venv-bench/bin/python benchmarks/rpc.py
+	.venv-bench/bin/python benchmarks/events.py
 
 # What a user installs, plus the rivals: optional parts such as WebSocket support cost start-up time.
 .venv-bench/.ready: pyproject.toml constraints.txt

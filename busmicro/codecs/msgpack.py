@@ -49,7 +49,7 @@ class MsgpackCodec:
                 raise CodecError(f"a {type(message).__name__} cannot be sent as {name}")
             try:
                 packed: bytes = msgpack.packb(
-                    described.dump_python(message, mode="python", warnings="error"),
+                    described.dump_python(message, mode="python", by_alias=True, warnings="error"),
                     default=to_jsonable_python,
                 )
             except (PydanticSerializationError, ValueError, TypeError, OverflowError) as wrong:

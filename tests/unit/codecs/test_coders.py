@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from busmicro.codecs import JSON, MSGPACK, NOTHING, PROTOBUF, RAW, Coders, json_schema
 from busmicro.errors import CodecError, SetupError
@@ -103,3 +103,15 @@ def test_type_whose_schema_cannot_be_made_has_none():
 
     assert json_schema(Odd) is None
     assert Coders(Odd).default.encode(Odd(value=1)) == b'{"value":1,"kept":null}'
+
+
+class Aliased(BaseModel):
+    order_id: int = Field(alias="orderId")
+
+
+@pytest.mark.parametrize("content_type", [JSON, MSGPACK])
+def test_field_with_an_alias_arrives(content_type: str):
+    """What is sent under the name that the schema shows is understood at the other end."""
+    coder = Coders(Aliased).require(content_type)
+
+    assert coder.decode(coder.encode(Aliased(orderId=3))) == Aliased(orderId=3)

@@ -20,9 +20,18 @@ from busmicro.call import Wrapper
 from busmicro.client import Client
 from busmicro.clock import SYSTEM_CLOCK
 from busmicro.codecs import json_schema
-from busmicro.pubsub import Cron, CronTable, Subscribers, Subscriptions, Topic
+from busmicro.pubsub import Cron, CronTable, Subscriber, Subscribers, Subscriptions, Topic
 from busmicro.registry import Description, EndpointRecord, Node
-from busmicro.rpc import HEALTH, STATS, Endpoint, Endpoints, Monitor, RpcServer, iso
+from busmicro.rpc import (
+    HEALTH,
+    STATS,
+    Endpoint,
+    Endpoints,
+    Monitor,
+    RpcServer,
+    SubscriberFigures,
+    iso,
+)
 from busmicro.settings import Settings
 from busmicro.tasks import Tasks
 from busmicro.transport import QUEUE_GROUP
@@ -83,6 +92,7 @@ class Life:
         self.subscriptions = Subscriptions(parts.name, parts.subscribers, self.bus, declarations)
         self._crons = CronTable(declarations, self.bus.subjects, parts.name)
         self._monitor.running = lambda: self.running
+        self._monitor.subscribers = lambda: [*map(_figures, parts.subscribers)]
         self._monitor.refused = lambda: self.server.refused_replies
         self._stack = AsyncExitStack()
         self._tasks = Tasks()
@@ -158,3 +168,16 @@ class Life:
             reply=json_schema(signature.reply_type),
             metadata=options.metadata,
         )
+
+
+def _figures(subscriber: Subscriber) -> SubscriberFigures:
+    figures = subscriber.figures
+    return SubscriberFigures(
+        topic=subscriber.topic.subject,
+        group=subscriber.options.group,
+        handled=figures.handled,
+        failed=figures.failed,
+        dead=figures.dead,
+        dropped=figures.dropped,
+        last_error=figures.last_error,
+    )

@@ -248,21 +248,30 @@ class Service:
         self._must_not_serve("topics")
         self._published.extend(topics)
 
-    def cron(self, schedule: str, topic: Topic[T], event: T, *, name: str = "") -> None:
+    def cron(
+        self, schedule: str, topic: Topic[T], event: T | None = None, *, name: str = ""
+    ) -> Callable[[F], F]:
         """Have the server publish an event again and again, however many nodes there are.
+
+        Used as `@service.cron("0 */5 * * * *", ticks)` the function handles the events, each on one
+        node of the service; called plainly it only schedules them.
 
         Args:
             schedule: Six fields from seconds to weekdays, `@hourly` and the like, or `@every 5m`.
             topic: Where; it needs a stream, and nats-server 2.14 or newer.
-            event: What.
+            event: What; left out, the topic's type without arguments.
             name: What the schedule is called, one word; left out, the topic's subject.
 
+        Returns:
+            A decorator that leaves the function as it is.
+
         Raises:
-            SetupError: No server would understand that.
+            SetupError: No server would understand that, or the event needs arguments.
         """
         self._must_not_serve("schedules")
         said = name or topic.subject.replace(".", "-")
-        self._crons.append(Cron(name=said, schedule=schedule, topic=topic, event=event))
+        self._crons.append(Cron.of(said, schedule, topic, event))
+        return self.subscribe(topic, group=self.name)
 
     @property
     def endpoints(self) -> Endpoints:

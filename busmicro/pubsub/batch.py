@@ -44,7 +44,9 @@ async def publish_many(
     outlet = publisher.outlet(topic)
     subject = outlet.subject_of(topic)
     if not atomic:
-        pipeline = Pipeline(publisher, outlet, subject, in_flight=in_flight, timeout=timeout)
+        pipeline = Pipeline(
+            publisher, outlet, subject, in_flight=in_flight, timeout=outlet.patience(timeout)
+        )
         return await pipeline.run(events, id_of)
     chosen: list[tuple[str, bytes]] = []
     async for event in _each(events):
@@ -97,6 +99,7 @@ async def publish_atomic(
     if not events:
         return StoredMany(0)
     await publisher.declarations.ensure(outlet.topic)
+    timeout = outlet.patience(timeout)
     deadline = asyncio.get_running_loop().time() + timeout
     while True:
         try:
@@ -104,11 +107,13 @@ async def publish_atomic(
         except CallError as failure:
             if err_code(failure) == _DUPLICATE_IN_BATCH:  # an earlier try has got through
                 return StoredMany(len(events), duplicates=len(events))
-            await _require_hope(outlet, failure, deadline)
+            await _require_hope(outlet, failure, deadline, timeout)
         await asyncio.sleep(_PAUSE)
 
 
-async def _require_hope(outlet: Outlet[Any], failure: CallError, deadline: float) -> None:
+async def _require_hope(
+    outlet: Outlet[Any], failure: CallError, deadline: float, timeout: float
+) -> None:
     """Raise what ends the batch, unless another try may go better."""
     refusal = await outlet.refusal(failure)
     if refusal is not None:
@@ -117,7 +122,7 @@ async def _require_hope(outlet: Outlet[Any], failure: CallError, deadline: float
         return
     if failure.not_run:
         raise failure
-    raise PublishUnknown("a batch", "of the batch", 0.0) from failure
+    raise PublishUnknown(outlet.topic.subject, "of a batch", timeout) from failure
 
 
 async def _one_batch(

@@ -10,6 +10,7 @@ When the stream is full it refuses: events then stay where they are and are trie
 from __future__ import annotations
 
 import builtins
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -21,7 +22,7 @@ from busmicro.bus import Bus
 from busmicro.call import Call
 from busmicro.clock import SYSTEM_CLOCK
 from busmicro.delivery import Delivery
-from busmicro.errors import CallError, Internal, NotFound
+from busmicro.errors import CallError, Internal, NoResponders, NotFound
 from busmicro.headers import (
     MSG_ID,
     TRACE,
@@ -53,6 +54,7 @@ _MOST_DETAILS_BYTES: Final = 1024
 """Both fit into the room that publishers leave, `ROOM_FOR_DEAD_LETTER`."""
 _PLAIN: Final = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _TIMEOUT: Final = 10.0
+_PAGE: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,17 +138,23 @@ class DeadLetters:
             CallError: As `JetStream.api`.
         """
         pattern = self._bus.subjects.dead_letters(stream or "*", consumer or "*")
-        found: builtins.list[DeadLetter] = []
+        found: deque[DeadLetter] = deque(maxlen=most)
         number = 1
-        while True:
-            try:
-                message = await self._jetstream.message(
-                    self._stream, {"seq": number, "next_by_subj": pattern}
-                )
-            except NotFound:
-                return found[-most:]
-            found.append(_read(message))
-            number = message.sequence + 1
+        while number:
+            page, number = await self._page(number, pattern)
+            found.extend(page)
+        return [*found]
+
+    async def _page(self, number: int, pattern: str) -> tuple[builtins.list[DeadLetter], int]:
+        """Read some dead letters from a number on; return them, and where the next begin, or 0."""
+        request = {"seq": number, "next_by_subj": pattern, "batch": _PAGE}
+        try:
+            _status, replies, end = await self._jetstream.get_many(self._stream, request)
+        except NoResponders:
+            return [], 0  # there never was a dead letter
+        page = [_read(_stored(header, payload)) for header, payload in replies]
+        more = bool(page) and _number(end.get("Nats-Num-Pending", "")) > 0
+        return page, page[-1].number + 1 if more else 0
 
     async def get(self, number: int) -> DeadLetter:
         """Return one dead letter.
@@ -165,7 +173,8 @@ class DeadLetters:
     async def replay(self, number: int) -> Stored:
         """Publish an event again where it was first published, and drop its dead letter.
 
-        Its headers and its identity stay; it gets a new number in its stream.
+        Its headers and its identity stay; it gets a new number in its stream. Every group of its
+        subject gets it again, not only the one that could not handle it.
 
         Raises:
             NotFound: There is no such dead letter, or no stream keeps its subject any more. The
@@ -176,9 +185,12 @@ class DeadLetters:
         lines = [(name, value) for name, value in letter.headers.items() if name != MSG_ID]
         lines.append((MSG_ID, f"replay:{self._stream}:{number}"))
         block = VERSION_LINE + _lines(lines) + b"\r\n"
-        _header, answer = await self._bus.replies.ask(
-            letter.subject.encode(), letter.payload, block, timeout=_TIMEOUT
-        )
+        try:
+            _header, answer = await self._bus.replies.ask(
+                letter.subject.encode(), letter.payload, block, timeout=_TIMEOUT
+            )
+        except NoResponders as nobody:
+            raise NotFound(f"no stream keeps {letter.subject} any more") from nobody
         fields = read_answer(answer, letter.subject)
         await self.drop(number)
         return Stored(
@@ -243,6 +255,18 @@ def _lines(items: builtins.list[tuple[str, str]]) -> bytes:
     return "".join(lines).encode("ascii", "replace")
 
 
+def _stored(header: bytes, payload: bytes) -> StoredMessage:
+    """Read a message that came directly, with its whereabouts in its headers."""
+    fields = parse(header)
+    return StoredMessage(
+        subject=fields.get("Nats-Subject", ""),
+        sequence=_number(fields.get("Nats-Sequence", "")),
+        header=header,
+        payload=payload,
+        stored=fields.get("Nats-Time-Stamp", ""),
+    )
+
+
 def _read(message: StoredMessage) -> DeadLetter:
     fields = Headers(parse(message.header))
 
@@ -265,9 +289,7 @@ def _read(message: StoredMessage) -> DeadLetter:
         event_id=about("Id"),
         trace_id=trace[1] if len(trace) == 4 else "",
         headers={
-            name: value
-            for name, value in fields.items()
-            if not name.startswith(_PREFIX) and name != MSG_ID
+            name: value for name, value in fields.items() if not name.startswith((_PREFIX, "Nats-"))
         },
         payload=message.payload,
     )

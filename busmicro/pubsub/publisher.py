@@ -49,6 +49,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 ROOM_FOR_DEAD_LETTER: Final = 4096
 """Bytes that a durable event leaves free, so that its copy among the dead letters, which says why
 it died, is not too large."""
+_MOST_OUTLETS: Final = 10_000
 _FURTHEST: Final = 3_650 * 86_400.0
 _TOO_MANY_REQUESTS: Final = 10167
 _STORE_FAILED: Final = 10077
@@ -135,6 +136,9 @@ class Publisher:
         """Return what is fixed for a topic, made on first use."""
         outlet = self._outlets.get(id(topic.family))
         if outlet is None:
+            if len(self._outlets) >= _MOST_OUTLETS:  # somebody makes a topic for every event
+                self._outlets.clear()
+                self.plain.clear()
             outlet = Outlet(self, topic.family, self._service, self._wrappers)
             self._outlets[id(topic.family)] = outlet  # it holds the topic, so the id stays its own
             if outlet.subject and outlet.stream is None and not self._wrappers:
@@ -266,7 +270,7 @@ class Outlet(Generic[T]):
         """Publish an event that a stream keeps; the innermost of its chain."""
         if options.id:
             check_id(options.id)
-        deadline = asyncio.get_running_loop().time() + options.timeout
+        deadline = asyncio.get_running_loop().time() + self.patience(options.timeout)
         subject = call.subject_bytes
         event_id = options.id or self._publisher.ids.next()
         block = self.block(subject, event_id)
@@ -341,6 +345,10 @@ class Outlet(Generic[T]):
         if unsure:
             raise PublishUnknown(subject.decode(), id, loop.time() - began) from last
         raise last
+
+    def patience(self, timeout: float) -> float:
+        """Return for how long an event may be sent again: no longer than its id is remembered."""
+        return timeout if self.stream is None else min(timeout, self.stream.dedup_window)
 
     def check_size(self, payload: bytes, block: bytes) -> None:
         """Refuse what would be too large as a dead letter.

@@ -101,6 +101,22 @@ class Cron:
         if not self.topic.is_concrete:
             raise SetupError(f"cron {self.name}: topic {self.topic.subject} is not one subject")
 
+    @classmethod
+    def of(cls, name: str, schedule: str, topic: Topic[Any], event: object) -> Cron:
+        """Make one; without an event, from the topic's type without arguments.
+
+        Raises:
+            SetupError: No server would take it, or the event needs arguments.
+        """
+        if event is None and topic.type not in (None, type(None)):
+            try:
+                event = topic.type()
+            except Exception as wrong:
+                raise SetupError(
+                    f"cron {name}: give event=, for a {topic.event_type} needs arguments ({wrong})"
+                ) from wrong
+        return cls(name=name, schedule=schedule, topic=topic, event=event)
+
 
 class CronTable:
     """The recurring events of one service, as the server keeps them."""

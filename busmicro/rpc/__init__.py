@@ -2,7 +2,7 @@
 
 from busmicro.rpc.client import Answers, Caller
 from busmicro.rpc.handlers import DEFAULT_TIMEOUT, Endpoint, Endpoints
-from busmicro.rpc.monitor import HEALTH, STATS, Health, Monitor, Stats, iso
+from busmicro.rpc.monitor import HEALTH, STATS, Health, Monitor, Stats, SubscriberFigures, iso
 from busmicro.rpc.remote import CallOptions
 from busmicro.rpc.server import RpcServer
 
@@ -19,5 +19,6 @@ __all__ = [
     "Monitor",
     "RpcServer",
     "Stats",
+    "SubscriberFigures",
     "iso",
 ]

@@ -48,6 +48,25 @@ class EndpointFigures(BaseModel, defer_build=True):
     """Milliseconds a request, wrappers included."""
 
 
+class SubscriberFigures(BaseModel, defer_build=True):
+    """What a handler of events has done so far."""
+
+    topic: str
+    """What it listens to."""
+    group: str
+    """Who shares the events; empty if every node gets them."""
+    handled: int
+    """Events that went well."""
+    failed: int
+    """Attempts that failed."""
+    dead: int
+    """Events that went to the dead letters."""
+    dropped: int
+    """Events without a stream that came while too many waited."""
+    last_error: str
+    """What the latest failure said."""
+
+
 class Stats(BaseModel, defer_build=True):
     """What this node has done so far, and what it costs."""
 
@@ -72,6 +91,8 @@ class Stats(BaseModel, defer_build=True):
     rss_bytes: int
     """Memory of the process; 0 where the system does not tell."""
     endpoints: list[EndpointFigures]
+    """One by one."""
+    subscribers: list[SubscriberFigures]
     """One by one."""
 
 
@@ -98,6 +119,8 @@ class Monitor:
         """How many requests run now."""
         self.refused: Callable[[], int] = lambda: 0
         """How many requests were refused for their reply subject."""
+        self.subscribers: Callable[[], list[SubscriberFigures]] = list
+        """What the handlers of events have done."""
 
     async def health(self) -> Health:
         """Is this node well?"""
@@ -134,6 +157,7 @@ class Monitor:
             reconnects=self._bus.transport.reconnects,
             rss_bytes=resident_bytes(),
             endpoints=figures,
+            subscribers=self.subscribers(),
         )
 
     @property

@@ -16,13 +16,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
-from pydantic_core import to_json
-
 from busmicro.errors import (
     CallError,
-    Disconnected,
     FailedPrecondition,
-    NoResponders,
     NotFound,
     SetupError,
     Unavailable,
@@ -43,7 +39,6 @@ from busmicro.transport.replies import Reply
 
 log = logging.getLogger("busmicro.transport")
 
-_STALL: Final = 1.0
 _PAGE: Final = 1000
 _TTL_LEVEL: Final = 1
 """The API level since when keys may have their own time to live: nats-server 2.11."""
@@ -273,7 +268,7 @@ class Bucket:
         wanted = [self._prefix + pattern for pattern in patterns or (">",)]
         if not self._per_key_ttl:
             return await self._one_by_one(wanted)
-        status, replies, _end = await self._batch({"multi_last": wanted})
+        status, replies, _end = await self._jetstream.get_many(self.stream, {"multi_last": wanted})
         if status == 413:  # more keys than the server gives at once
             replies = [reply for pattern in wanted for reply in await self._pages(pattern)]
         return self._entries(replies)
@@ -283,8 +278,8 @@ class Bucket:
         found: list[Reply] = []
         start, pending = 1, 1
         while pending:
-            status, replies, end = await self._batch(
-                {"seq": start, "next_by_subj": pattern, "batch": _PAGE}
+            status, replies, end = await self._jetstream.get_many(
+                self.stream, {"seq": start, "next_by_subj": pattern, "batch": _PAGE}
             )
             found.extend(replies)
             if status != 204:
@@ -292,24 +287,6 @@ class Bucket:
             start = int(end.get("Nats-Last-Sequence", 0)) + 1
             pending = int(end.get("Nats-Num-Pending", 0))
         return found
-
-    async def _batch(self, request: object) -> tuple[int, list[Reply], dict[str, str]]:
-        """Ask for many messages; the status that ends them, the messages, the end's headers."""
-        if not self._jetstream.transport.connected:
-            raise Disconnected("not connected to NATS", not_run=True)
-        subject = f"{API}DIRECT.GET.{self.stream}"
-        arrived: asyncio.Queue[Reply] = asyncio.Queue()
-        found: list[Reply] = []
-        async with self._jetstream.replies.many(arrived.put_nowait) as inbox:
-            self._jetstream.transport.publish(subject.encode(), to_json(request), inbox)
-            while True:
-                reply = await _next(arrived, subject)
-                status = status_of(reply[0])
-                if status == 503:
-                    raise NoResponders(subject)
-                if status:
-                    return status, found, parse(reply[0])
-                found.append(reply)
 
     async def _one_by_one(self, wanted: Sequence[str]) -> dict[str, Entry]:
         """Read as servers before 2.11 have it: first the keys, then each of them."""
@@ -355,14 +332,6 @@ class Bucket:
 def is_gone(header: bytes, payload: bytes) -> bool:
     """Tell whether a message in a bucket says that its key is not there any more."""
     return not payload or b"\r\nKV-Operation:" in header or b"\r\nNats-Marker-Reason:" in header
-
-
-async def _next(arrived: asyncio.Queue[Reply], subject: str) -> Reply:
-    try:
-        async with asyncio.timeout(_STALL):
-            return await arrived.get()
-    except TimeoutError as late:
-        raise Unavailable(f"no answer from {subject} within {_STALL} s") from late
 
 
 def _seconds(moment: str, otherwise: float = 0.0) -> float:

@@ -20,9 +20,12 @@ from busmicro.errors import (
     CallError,
     Code,
     DataLoss,
+    Disconnected,
     NoResponders,
+    Unavailable,
     code_from_http,
 )
+from busmicro.headers import parse
 from busmicro.transport.base import Transport
 from busmicro.transport.replies import Replies, Reply
 
@@ -30,6 +33,7 @@ log = logging.getLogger("busmicro.transport")
 
 API: Final = "$JS.API."
 TIMEOUT: Final = 3.0
+_STALL: Final = 1.0
 _NOT_ENABLED: Final = frozenset({10039, 10076})
 STREAM_NOT_FOUND: Final = 10059
 NAME_IN_USE: Final = 10058
@@ -229,6 +233,39 @@ class JetStream:
             stored=str(found.get("time", "")),
         )
 
+    async def get_many(
+        self, stream: str, request: Mapping[str, object]
+    ) -> tuple[int, list[Reply], dict[str, str]]:
+        """Read many messages of a stream with one request; nats-server 2.11 or newer.
+
+        Args:
+            stream: One that allows direct access.
+            request: As ADR-31 has it.
+
+        Returns:
+            The status that ends them, the messages, and the headers of the end.
+
+        Raises:
+            NoResponders: The stream is not there, or allows no direct access.
+            Disconnected: The connection is down.
+            Unavailable: The answers stopped before their end.
+        """
+        if not self.transport.connected:
+            raise Disconnected("not connected to NATS", not_run=True)
+        subject = f"{API}DIRECT.GET.{stream}"
+        arrived: asyncio.Queue[Reply] = asyncio.Queue()
+        found: list[Reply] = []
+        async with self.replies.many(arrived.put_nowait) as inbox:
+            self.transport.publish(subject.encode(), to_json(request), inbox)
+            while True:
+                reply = await _next(arrived, subject)
+                status = status_of(reply[0])
+                if status == 503:
+                    raise NoResponders(subject)
+                if status:
+                    return status, found, parse(reply[0])
+                found.append(reply)
+
     async def stream_subjects(self) -> list[str]:
         """List the subjects that the account's streams keep, wildcards and all.
 
@@ -245,3 +282,11 @@ class JetStream:
             seen += len(streams)
             total = int(page.get("total", 0)) if streams else seen
         return found
+
+
+async def _next(arrived: asyncio.Queue[Reply], subject: str) -> Reply:
+    try:
+        async with asyncio.timeout(_STALL):
+            return await arrived.get()
+    except TimeoutError as late:
+        raise Unavailable(f"no answer from {subject} within {_STALL} s") from late

@@ -181,6 +181,7 @@ class CoreListener(_Listening):
     def __init__(self, subscriber: Subscriber, chain: Handler, bus: Bus, reader: Reader) -> None:
         super().__init__(subscriber, chain, bus, reader)
         self._most = subscriber.options.waiting
+        self._waiting, self._put = self._workers.waiting, self._workers.put  # once an event each
         self._subscription: Subscription | None = None
 
     async def start(self) -> Subscription:
@@ -203,10 +204,10 @@ class CoreListener(_Listening):
         return await self._stop_workers(grace)
 
     def _on_event(self, subject: bytes, _reply: bytes, header: bytes, payload: bytes) -> None:
-        if len(self._workers.waiting) >= self._most:
+        if len(self._waiting) >= self._most:
             self._drop()
         else:
-            self._workers.put(self._read(subject, b"", header, payload))
+            self._put(self._read(subject, b"", header, payload))
 
     def _on_event_for_list(
         self, subject: bytes, _reply: bytes, header: bytes, payload: bytes

@@ -50,6 +50,7 @@ ROOM_FOR_DEAD_LETTER: Final = 4096
 """Bytes that a durable event leaves free, so that its copy among the dead letters, which says why
 it died, is not too large."""
 _MOST_OUTLETS: Final = 10_000
+_MOST_BLOCKS: Final = 64
 _FURTHEST: Final = 3_650 * 86_400.0
 _TOO_MANY_REQUESTS: Final = 10167
 _STORE_FAILED: Final = 10077
@@ -198,6 +199,7 @@ class Outlet(Generic[T]):
             else durable_lines(coder.content_type, topic.event_type)
         )
         self._core_block = VERSION_LINE + self.fixed + b"\r\n" if self.fixed else b""
+        self._blocks: dict[tuple[tuple[str, str], ...], bytes] = {}
         self.chain: Handler = compose(wrappers, self._send)
 
     def subject_of(self, topic: Topic[T]) -> bytes:
@@ -262,9 +264,17 @@ class Outlet(Generic[T]):
         return send
 
     def _block_of(self, headers: Mapping[str, str] | None) -> bytes:
+        """Return the header block of a core event; publishers often send the same headers."""
         if not headers:
             return self._core_block
-        return b"%b%b%b\r\n" % (VERSION_LINE, self.fixed, encode_lines(headers.items()))
+        key = tuple(headers.items())
+        block = self._blocks.get(key)
+        if block is None:
+            block = b"%b%b%b\r\n" % (VERSION_LINE, self.fixed, encode_lines(key))
+            if len(self._blocks) >= _MOST_BLOCKS:
+                self._blocks.clear()
+            self._blocks[key] = block
+        return block
 
     async def _store(self, call: Call, options: PublishOptions) -> Stored:
         """Publish an event that a stream keeps; the innermost of its chain."""

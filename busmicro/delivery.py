@@ -39,6 +39,11 @@ class Delivery:
     """How many more wait behind it."""
 
 
+def first_attempt(stream: str, consumer: str) -> bytes:
+    """Return how the subjects of first attempts begin, on servers that write them the old way."""
+    return f"$JS.ACK.{stream}.{consumer}.1.".encode()
+
+
 def attempt_of(ack: bytes) -> int:
     """Return the number of the attempt alone; it is needed before every handler."""
     tokens = ack.split(b".")

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from busmicro.errors import CallError, InvalidArgument, NotSupported, PublishUnknown
 from busmicro.pubsub.declare import BATCH_LEVEL
-from busmicro.pubsub.envelope import check_id
+from busmicro.pubsub.envelope import clean_id
 from busmicro.pubsub.pipeline import Pipeline, StoredMany
 from busmicro.pubsub.publisher import Outlet, Publisher, Stored
 from busmicro.pubsub.topic import Topic
@@ -50,9 +50,7 @@ async def publish_many(
         return await pipeline.run(events, id_of)
     chosen: list[tuple[str, bytes]] = []
     async for event in _each(events):
-        if id_of is not None:
-            check_id(id_of(event))
-        event_id = publisher.ids.next() if id_of is None else id_of(event)
+        event_id = publisher.ids.next() if id_of is None else clean_id(id_of(event))
         chosen.append((event_id, outlet.encode(event)))
         if len(chosen) > MOST_IN_BATCH:
             raise InvalidArgument(
@@ -136,11 +134,12 @@ async def _one_batch(
     batch = secrets.token_hex(8)
     transport = publisher.bus.transport
     replies = publisher.bus.replies
+    envelope = outlet.envelope(subject)
     stored = Stored("", 0)
     for number, (event_id, payload) in enumerate(events, 1):
         last = number == len(events)
         block = (
-            outlet.block(subject, event_id)
+            envelope.block(event_id)
             + (
                 f"Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {number}\r\n"
                 + ("Nats-Batch-Commit: 1\r\n" if last else "")

@@ -26,10 +26,10 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
+from busmicro.clock import Stamps
 from busmicro.codecs import JSON
 from busmicro.errors import InvalidArgument
 from busmicro.headers import (
@@ -43,7 +43,6 @@ from busmicro.headers import (
     encode_line,
     encode_text,
 )
-from busmicro.headers import check as check_header
 
 _LONGEST_ID: Final = 512
 _SAFE: Final = "!#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
@@ -65,15 +64,20 @@ class Ids:
         return f"{self._prefix}-{next(self._numbers):x}"
 
 
-def check_id(id: str) -> None:
-    """Refuse an id that would not arrive as it was sent.
+def clean_id(id: str) -> str:
+    """Return an id as it stands in headers.
 
     Raises:
-        InvalidArgument: It is empty, too long or not printable ASCII.
+        InvalidArgument: It is empty or too long.
     """
-    if not id or len(id) > _LONGEST_ID:
+    if not 0 < len(id) <= _LONGEST_ID:
         raise InvalidArgument(f"id {id[:40]!r}: say 1 to {_LONGEST_ID} characters", not_run=True)
-    check_header(MSG_ID, id)
+    return _clean(id)
+
+
+def _clean(text: str) -> str:
+    """Percent-encode what a CloudEvents attribute must not hold in a header."""
+    return text if _PLAIN.fullmatch(text) else quote(text, safe=_SAFE)
 
 
 def core_lines(content_type: str) -> bytes:
@@ -91,21 +95,26 @@ def durable_lines(content_type: str, event_type: str) -> bytes:
     )
 
 
-def durable_block(fixed: bytes, producer: str, subject: str, id: str) -> bytes:
-    """Write the block of a durable event, without its closing blank line."""
-    now = datetime.now(UTC).isoformat(timespec="microseconds")[:-6]
-    if not _PLAIN.fullmatch(id) or not subject.isascii():
-        subject, id = quote(subject, safe=_SAFE), quote(id, safe=_SAFE)
-    return b"%b%b%b" % (
-        VERSION_LINE,
-        fixed,
-        (
-            f"{CE_SOURCE}: /{producer}/{subject}\r\n{CE_ID}: {id}\r\n{CE_TIME}: {now}Z\r\n"
-            f"{MSG_ID}: {message_id(producer, subject, id)}\r\n"
-        ).encode(),
-    )
+class Envelope:
+    """Writes the header blocks of durable events on one subject.
+
+    Args:
+        fixed: What `durable_lines` returned.
+        producer: Who publishes.
+        subject: Where, without the namespace.
+    """
+
+    def __init__(self, fixed: bytes, producer: str, subject: str) -> None:
+        where = _clean(subject)
+        source = f"{CE_SOURCE}: /{producer}/{where}\r\n{CE_ID}: "
+        self._start = VERSION_LINE + fixed + source.encode()
+        self._time = f"\r\n{CE_TIME}: "
+        self._message_id = f"\r\n{MSG_ID}: {producer}:{where}:"
+
+    def block(self, id: str) -> bytes:
+        """Write the block of the event with this clean id, without its closing blank line."""
+        rest = f"{id}{self._time}{_stamps.now()}{self._message_id}{id}\r\n"
+        return self._start + rest.encode()
 
 
-def message_id(producer: str, subject: str, id: str) -> str:
-    """Return what JetStream recognises duplicates by."""
-    return f"{producer}:{subject}:{id}"
+_stamps: Final = Stamps()

@@ -125,9 +125,12 @@ class Intake:
         if self._held.pop(call.ack_bytes, None) is None:
             return
         self._say(call, word)
-        self._window.settled(self._loop.time())
-        if self._pull is not None:
-            self._pull.refill()
+        window, pull = self._window, self._pull
+        window.left -= 1
+        if window.left <= 0:
+            window.turned(self._loop.time())
+        if pull is not None and 2 * pull.outstanding <= window.size - len(self._held):
+            pull.refill()
 
     def give_back(self, calls: Iterable[Call]) -> None:
         """Have events delivered to somebody else, at once."""

@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 from busmicro.bus import Bus
 from busmicro.call import Call, Handler, enter_call
-from busmicro.delivery import attempt_of
+from busmicro.delivery import attempt_of, first_attempt
 from busmicro.errors import CallError, DeadlineExceeded, InvalidArgument
 from busmicro.pubsub.batches import Batches
 from busmicro.pubsub.deadletters import DeadLetters
@@ -268,6 +268,7 @@ class StreamListener(_Listening):
         self._options = subscriber.options
         self._letters = letters
         self._intake = intake
+        self._first = first_attempt(intake.consumer.stream, intake.consumer.name)
         intake.deliver_to(self._take)
 
     async def start(self) -> Subscription:
@@ -289,9 +290,11 @@ class StreamListener(_Listening):
     # --- one event ------------------------------------------------------------------------------
 
     def _handle(self, call: Call) -> Awaitable[object]:
-        if attempt_of(call.ack_bytes) > self._options.max_deliver:
+        ack = call.ack_bytes  # that of a first attempt, mostly
+        if not ack.startswith(self._first) and attempt_of(ack) > self._options.max_deliver:
             return self._over(call)
-        return super()._handle(call)
+        enter_call(call)
+        return self._chain(call)
 
     async def _over(self, call: Call) -> object:
         """Give up an event that was delivered once more than allowed."""

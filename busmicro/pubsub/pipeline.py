@@ -26,8 +26,8 @@ from busmicro.errors import (
     PublishUnknown,
 )
 from busmicro.headers import NO_RESPONDERS
-from busmicro.pubsub.envelope import check_id
-from busmicro.pubsub.publisher import Outlet, Publisher, Stored
+from busmicro.pubsub.envelope import clean_id
+from busmicro.pubsub.publisher import Outlet, Publisher
 from busmicro.tasks import Tasks
 from busmicro.transport import require_allowed
 
@@ -35,7 +35,6 @@ T = TypeVar("T")
 
 _AGAIN_AFTER: Final = 2.0
 _LOOK_EVERY: Final = 0.25
-_OK: Final = b'{"stream":'
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +96,8 @@ class Pipeline(Generic[T]):
         self._publisher = publisher
         self._outlet = outlet
         self._subject = subject
+        self._envelope = outlet.envelope(subject)
+        self._usual = outlet.usual_ack
         self._in_flight = in_flight
         self._timeout = timeout
         self._inbox = f"{publisher.bus.replies.inbox}.many.{secrets.token_hex(4)}."
@@ -166,13 +167,9 @@ class Pipeline(Generic[T]):
     def _send_first(self, index: int, event: T, id_of: Callable[[T], str] | None) -> None:
         outlet = self._outlet
         try:
-            if id_of is None:
-                event_id = self._publisher.ids.next()
-            else:
-                event_id = id_of(event)
-                check_id(event_id)
+            event_id = self._publisher.ids.next() if id_of is None else clean_id(id_of(event))
             payload = outlet.encode(event)
-            block = outlet.block(self._subject, event_id) + b"\r\n"
+            block = self._envelope.block(event_id) + b"\r\n"
             outlet.check_size(payload, block)
         except CallError as wrong:
             self._tally.failures[index] = wrong
@@ -196,18 +193,11 @@ class Pipeline(Generic[T]):
 
     def _on_answer(self, subject: bytes, _reply: bytes, header: bytes, payload: bytes) -> None:
         token = subject[self._token_at :]
-        sent = self._sent.get(token)
-        if sent is None:
+        if token not in self._sent:
             return  # answered before: it had been sent twice
-        if payload.startswith(_OK):
-            stored = self._read(token, payload)
-            if stored is None:
-                return
-            del self._sent[token]
-            tally = self._tally
-            tally.count += 1
-            tally.duplicates += stored.duplicate
-            tally.last_sequence = max(tally.last_sequence, stored.sequence)
+        number = payload[len(self._usual) : -1]
+        if payload.startswith(self._usual) and number.isdigit():
+            self._done(token, int(number), duplicate=False)
         elif not payload and header.startswith(NO_RESPONDERS):
             self._refused[token] = NoResponders(self._subject.decode())
         else:
@@ -215,12 +205,20 @@ class Pipeline(Generic[T]):
         if not self._moved.is_set():
             self._moved.set()
 
-    def _read(self, token: bytes, payload: bytes) -> Stored | None:
+    def _read(self, token: bytes, payload: bytes) -> None:
         try:
-            return self._outlet.stored(payload, self._subject)
+            stored = self._outlet.stored(payload, self._subject)
         except CallError as refused:
             self._refused[token] = refused
-            return None
+        else:
+            self._done(token, stored.sequence, duplicate=stored.duplicate)
+
+    def _done(self, token: bytes, sequence: int, *, duplicate: bool) -> None:
+        del self._sent[token]
+        tally = self._tally
+        tally.count += 1
+        tally.duplicates += duplicate
+        tally.last_sequence = max(tally.last_sequence, sequence)
 
     async def _look_after(self) -> None:
         """Decide what becomes of what was refused or has gone unanswered."""

@@ -35,7 +35,7 @@ from busmicro.errors import (
 )
 from busmicro.headers import TRACE, VERSION_LINE, Headers, encode_lines
 from busmicro.pubsub.declare import Declarations
-from busmicro.pubsub.envelope import Ids, check_id, core_lines, durable_block, durable_lines
+from busmicro.pubsub.envelope import Envelope, Ids, clean_id, core_lines, durable_lines
 from busmicro.pubsub.schedule import check_moment, schedule_lines
 from busmicro.pubsub.topic import Topic
 from busmicro.transport import JetStream, err_code, read_answer
@@ -199,6 +199,10 @@ class Outlet(Generic[T]):
             else durable_lines(coder.content_type, topic.event_type)
         )
         self._core_block = VERSION_LINE + self.fixed + b"\r\n" if self.fixed else b""
+        self._envelope: Envelope | None = None
+        self._stream_name = publisher.bus.subjects.stream(topic.stream.name) if topic.stream else ""
+        self.usual_ack = b'{"stream":"%b","seq":' % self._stream_name.encode()
+        """How an acknowledgement begins that says nothing but the number."""
         self._blocks: dict[tuple[tuple[str, str], ...], bytes] = {}
         self.chain: Handler = compose(wrappers, self._send)
 
@@ -278,12 +282,10 @@ class Outlet(Generic[T]):
 
     async def _store(self, call: Call, options: PublishOptions) -> Stored:
         """Publish an event that a stream keeps; the innermost of its chain."""
-        if options.id:
-            check_id(options.id)
         deadline = asyncio.get_running_loop().time() + self.patience(options.timeout)
         subject = call.subject_bytes
-        event_id = options.id or self._publisher.ids.next()
-        block = self.block(subject, event_id)
+        event_id = clean_id(options.id) if options.id else self._publisher.ids.next()
+        block = self.envelope(subject).block(event_id)
         payload = self.encode(call.message)
         if call.has_headers:
             block += encode_lines(call.headers.items_by_name.items())
@@ -292,10 +294,15 @@ class Outlet(Generic[T]):
             block += lines
         return await self.store(subject, payload, block + b"\r\n", event_id, deadline)
 
-    def block(self, subject: bytes, id: str) -> bytes:
-        """Write the header block of an event, without its closing blank line."""
+    def envelope(self, subject: bytes) -> Envelope:
+        """Return what writes the header blocks of durable events on a subject of this topic."""
+        if self._envelope is not None and subject == self.subject:
+            return self._envelope
         bare = subject[len(self._prefix) :].decode()
-        return durable_block(self.fixed, self._publisher.producer, bare, id)
+        envelope = Envelope(self.fixed, self._publisher.producer, bare)
+        if subject == self.subject:
+            self._envelope = envelope
+        return envelope
 
     async def _schedule(self, target: bytes, id: str, at: datetime) -> tuple[bytes, bytes]:
         """Return where an event waits for its moment, and the headers that say when that is."""
@@ -379,10 +386,10 @@ class Outlet(Generic[T]):
         """
         fields = read_answer(answer, subject.decode())
         stream = str(fields.get("stream", ""))
-        if self.stream is not None and stream != self._bus.subjects.stream(self.stream.name):
+        if stream != self._stream_name:
             raise FailedPrecondition(
                 f"subject {subject.decode()} is kept by stream {stream}, "
-                f"not by {self.stream.name} as topic {self.topic.subject} has it"
+                f"not by {self._stream_name} as topic {self.topic.subject} has it"
             )
         return Stored(stream, int(fields.get("seq", 0)), bool(fields.get("duplicate")))
 
@@ -413,7 +420,7 @@ class Outlet(Generic[T]):
         if stream is None:
             return nobody
         declarations = self._publisher.declarations
-        name = self._bus.subjects.stream(stream.name)
+        name = self._stream_name
         try:
             if not await declarations.jetstream.available():
                 return NoJetStream()

@@ -26,17 +26,15 @@ class Window:
         self._most = most
         self.size = self._least
         """How many events may be here now."""
-        self._settled = 0
+        self.left = self._least
+        """How many more events have to leave before its size is looked at."""
         self._since = 0.0
 
-    def settled(self, now: float) -> None:
-        """Note that an event has left, at this moment, seconds of any clock."""
-        self._settled += 1
-        if self._settled < self.size:
-            return
+    def turned(self, now: float) -> None:
+        """Note that a whole window of events has left, at this moment, seconds of any clock."""
         lasted = now - self._since
         if lasted < _SHORT:
             self.size = min(self._most, 2 * self.size)
         elif lasted > _LONG:
             self.size = max(self._least, self.size // 2)
-        self._settled, self._since = 0, now
+        self.left, self._since = self.size, now

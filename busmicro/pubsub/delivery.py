@@ -14,12 +14,13 @@ The rules, in one place; `consumer.py` carries them out.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from dataclasses import dataclass
 from typing import Final
 
 from busmicro.call import Call
-from busmicro.errors import Aborted, CallError, CodecError, InvalidArgument, Reject
+from busmicro.errors import Aborted, CallError, Cancelled, CodecError, InvalidArgument, Reject
 from busmicro.pubsub.handlers import SubscribeOptions
 from busmicro.wrappers import recovered
 
@@ -93,6 +94,8 @@ def as_call_error(call: Call, failure: BaseException) -> CallError:
         return failure
     if isinstance(failure, CodecError):
         return InvalidArgument(str(failure), details=failure.details)
+    if isinstance(failure, asyncio.CancelledError):
+        return Cancelled("the handler was cancelled from inside")
     told = recovered(call, failure)
     told.__cause__ = failure
     return told

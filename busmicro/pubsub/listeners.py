@@ -153,7 +153,7 @@ class _Listening(ABC):
         """Deal with an event that was handled."""
 
     @abstractmethod
-    async def _failed(self, call: Call, failure: Exception) -> None:
+    async def _failed(self, call: Call, failure: BaseException) -> None:
         """Deal with an event whose handling failed; must not raise."""
 
     @abstractmethod
@@ -165,7 +165,7 @@ class _Listening(ABC):
         """Deal with a list of events that was handled."""
 
     @abstractmethod
-    async def _failed_list(self, calls: list[Call], failure: Exception) -> None:
+    async def _failed_list(self, calls: list[Call], failure: BaseException) -> None:
         """Deal with a list of events whose handling failed; must not raise."""
 
     def _count_failure(self, call: Call, failure: BaseException) -> CallError:
@@ -232,7 +232,7 @@ class CoreListener(_Listening):
     def _handled(self, _call: Call) -> None:
         self._figures.handled += 1
 
-    async def _failed(self, call: Call, failure: Exception) -> None:
+    async def _failed(self, call: Call, failure: BaseException) -> None:
         told = self._count_failure(call, failure)
         log.error("%s: an event is lost: %s", self._name, told)
 
@@ -247,7 +247,7 @@ class CoreListener(_Listening):
     def _handled_list(self, calls: list[Call]) -> None:
         self._figures.handled += len(calls)
 
-    async def _failed_list(self, calls: list[Call], failure: Exception) -> None:
+    async def _failed_list(self, calls: list[Call], failure: BaseException) -> None:
         for call in calls:
             await self._failed(call, failure)
 
@@ -304,7 +304,7 @@ class StreamListener(_Listening):
         self._figures.handled += 1
         self._intake.settle(call, ACK)
 
-    async def _failed(self, call: Call, failure: Exception) -> None:
+    async def _failed(self, call: Call, failure: BaseException) -> None:
         attempt = attempt_of(call.ack_bytes)
         pause = await self._judge(call, failure, attempt)
         while pause is not None and self._options.key is not None:
@@ -313,7 +313,7 @@ class StreamListener(_Listening):
             call = call.copy()
             try:
                 await super()._handle(call)
-            except Exception as again:
+            except (Exception, SystemExit) as again:
                 pause = await self._judge(call, again, attempt)
             else:
                 self._handled(call)
@@ -326,7 +326,7 @@ class StreamListener(_Listening):
         told = self._count_failure(call, failure)
         verdict = judge(call, told, attempt, self._options)
         if verdict.fate is Fate.DEAD:
-            await self._bury(call, told, attempt)
+            await self._bury(call, told, min(attempt, self._options.max_deliver))
             return None
         log.warning(
             "%s: attempt %d of %d failed, the next one in %g s: %s",
@@ -371,7 +371,7 @@ class StreamListener(_Listening):
         for call in calls:
             self._handled(call)
 
-    async def _failed_list(self, calls: list[Call], failure: Exception) -> None:
+    async def _failed_list(self, calls: list[Call], failure: BaseException) -> None:
         """Handle them one by one, so that one bad event does not take others with it."""
         if len(calls) == 1:
             calls[0].began = True
@@ -381,7 +381,7 @@ class StreamListener(_Listening):
             single = [call]
             try:
                 await self._handle_list(single)
-            except Exception as again:
+            except (Exception, SystemExit) as again:
                 await self._failed_list(single, again)
             else:
                 self._handled_list(single)

@@ -39,7 +39,7 @@ class Workers(Generic[I]):
         self,
         handle: Callable[[I], Awaitable[object]],
         on_success: Callable[[I], None],
-        on_failure: Callable[[I, Exception], Awaitable[None]],
+        on_failure: Callable[[I, BaseException], Awaitable[None]],
         *,
         concurrency: int,
         name: str,
@@ -95,8 +95,8 @@ class Workers(Generic[I]):
                         self._on_success(item)
                     else:
                         await self._handle_in_lane(item)
-                except Exception as failure:
-                    await self._on_failure(item, failure)
+                except (Exception, SystemExit, asyncio.CancelledError) as failure:
+                    await self._fail(item, failure)
                 finally:
                     self.running -= 1
                     if not self.running and not self.waiting:
@@ -125,13 +125,22 @@ class Workers(Generic[I]):
                 lane.popleft()
         finally:
             del self._lanes[key]
+            while len(lane) > 1:  # it was cut short: what stands behind is somebody else's turn
+                self.waiting.appendleft(lane.pop())
 
     async def _handle_one(self, item: I) -> None:
         try:
             await self._handle(item)
             self._on_success(item)
-        except Exception as failure:
-            await self._on_failure(item, failure)
+        except (Exception, SystemExit, asyncio.CancelledError) as failure:
+            await self._fail(item, failure)
+
+    async def _fail(self, item: I, failure: BaseException) -> None:
+        """Deal with what a handler raised; one that cancels itself must not end its worker."""
+        task = asyncio.current_task()
+        if isinstance(failure, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise failure
+        await self._on_failure(item, failure)
 
     def _key(self, item: I) -> Hashable:
         if self._key_of is None:

@@ -1,17 +1,20 @@
-"""Names of services and endpoints that are up, for the shell: quickly or not at all."""
+"""Names of services, endpoints and streams that are there, for the shell: quickly or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
+    from busmicro.client import Client
     from busmicro.registry import ServiceRecord
 
 _BUDGET = 0.3
+
+T = TypeVar("T")
 
 
 def service_names(
@@ -36,32 +39,47 @@ def endpoint_names(
     return [_item(e.name, e.doc) for e in endpoints if e.name.startswith(incomplete)]
 
 
+def stream_names(
+    context: click.Context,
+    parameter: click.Parameter,  # noqa: ARG001 - click's signature
+    incomplete: str,
+) -> list[CompletionItem]:
+    """Complete the name of a stream; buckets of keys are left out."""
+    names = _quietly(context, _streams)
+    return [_item(name, "") for name in names if name.startswith(incomplete)]
+
+
 def _item(name: str, text: str) -> CompletionItem:
     return CompletionItem(name, help=text.replace("\n", " "))
 
 
-def _quietly(context: click.Context, ask: Callable[[], list[ServiceRecord]]) -> list[ServiceRecord]:
+def _quietly(context: click.Context, ask: Callable[[Client], Awaitable[list[T]]]) -> list[T]:
     """Ask, and take every failure for no answer: nobody wants to read it while typing."""
+    import asyncio
     import logging
 
     logging.disable(logging.CRITICAL)
     try:
         with context.scope(cleanup=False):  # the options before the word count too
-            return ask()
+            return asyncio.run(_ask(ask))
     except Exception:
         return []
 
 
-def _services() -> list[ServiceRecord]:
-    import asyncio
-
-    return asyncio.run(_ask())
-
-
-async def _ask() -> list[ServiceRecord]:
+async def _ask(ask: Callable[[Client], Awaitable[list[T]]]) -> list[T]:
     import asyncio
 
     from busmicro.cli.connection import connected
 
     async with asyncio.timeout(_BUDGET), connected() as client:
-        return await client.bus.discovery.services()
+        return await ask(client)
+
+
+async def _services(client: Client) -> list[ServiceRecord]:
+    return await client.bus.discovery.services()
+
+
+async def _streams(client: Client) -> list[str]:
+    from busmicro.cli.kept import Kept, is_bucket
+
+    return [name for name in await Kept(client).names() if not is_bucket(name)]

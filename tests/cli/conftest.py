@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from click.testing import CliRunner
 
 from busmicro import NatsServer
+from busmicro.cli import cli
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -165,6 +167,20 @@ def busmicro(home: Path, url: str) -> Run:
             timeout=20,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture
+def quick(url: str) -> Callable[..., str]:
+    """Run the command line in this process, on the way to what a test is about; what it printed."""
+
+    def run(*args: str, typed: str = "") -> str:
+        env = {"BUSMICRO_NATS_URL": url}
+        result = CliRunner().invoke(cli, args, input=typed, env=env, standalone_mode=False)
+        if result.exception is not None:
+            raise result.exception
+        return result.stdout
 
     return run
 

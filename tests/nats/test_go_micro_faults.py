@@ -25,6 +25,8 @@ from busmicro import (
     NatsServer,
     Service,
     Settings,
+    Stream,
+    Topic,
     Unavailable,
     Unimplemented,
 )
@@ -289,3 +291,68 @@ async def test_fault_14_service_answers_again_after_nats_was_restarted(server: N
         async with asyncio.timeout(5):
             while await client.bus.discovery.service("lasting") is None:
                 await asyncio.sleep(0.05)
+
+
+async def test_fault_7_event_is_acknowledged_after_its_handler_and_topics_have_dots(server, until):
+    """The first event is kept before anybody listens, bounded, and comes again if a handler fails.
+
+    There: the first publish makes no stream and is lost, a topic is a stream's name and so has no
+    dots, streams keep everything for ever, and events are acknowledged before the handler runs.
+    """
+    topic = Topic("shop.eu.orders.paid", Order, stream=Stream("SHOP", subjects=["shop.>"]))
+    async with Client(server.url) as client:
+        await client.publish(topic, Order(number=1))
+
+    got: list[int] = []
+    acknowledged: list[int] = []
+    raw = await nats.connect(server.url)
+    service = Service("billing", url=server.url)
+
+    @service.subscribe(topic, group="billing", backoff=[0.05])
+    async def on_paid(order: Order) -> None:
+        got.append(order.number)
+        info = await raw.jetstream().consumer_info("SHOP", "billing-shop-eu-orders-paid")
+        acknowledged.append(info.ack_floor.stream_seq)
+        if len(got) == 1:
+            raise ValueError("died half-way")
+
+    async with service:
+        await until(lambda: len(got) == 2)
+    config = (await raw.jetstream().stream_info("SHOP")).config
+    await raw.close()
+
+    assert (got, acknowledged) == ([1, 1], [0, 0])
+    assert config.max_age == 7 * 86_400
+    assert config.max_bytes == 1024**3
+
+
+async def test_fault_10_handlers_of_one_topic_are_never_merged(server, until):
+    """Each handler has its own group and gets each event once, however often nodes register.
+
+    There: the second queue of a topic is ignored, and after n heartbeats a handler runs n times.
+    """
+    topic = Topic("orders.paid", Order)
+    got: list[str] = []
+    settings = Settings(nats_url=server.url, registry_ttl=1)  # registers again every third second
+
+    def node() -> Service:
+        service = Service("shop", settings=settings)
+
+        @service.subscribe(topic, group="billing")
+        async def bill(order: Order) -> None:
+            got.append(f"billing {order.number}")
+
+        @service.subscribe(topic, group="stock")
+        async def count(order: Order) -> None:
+            got.append(f"stock {order.number}")
+
+        return service
+
+    async with node(), node(), Client(server.url) as client:
+        await asyncio.sleep(1.2)
+        for number in range(20):
+            await client.publish(topic, Order(number=number))
+        await until(lambda: len(got) >= 40)
+        await client.bus.transport.barrier()
+
+    assert sorted(got) == sorted(f"{g} {n}" for g in ("billing", "stock") for n in range(20))

@@ -3,11 +3,27 @@
 Lines that end in `# error: CODE` must be rejected with that code; every other line must pass.
 """
 
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import assert_type
 
 from pydantic import BaseModel
 
-from busmicro import Answers, Call, Client, Handler, Service, endpoint_options
+from busmicro import (
+    Answers,
+    Call,
+    Client,
+    Delivery,
+    Events,
+    Handler,
+    Service,
+    Stored,
+    StoredMany,
+    Stream,
+    Topic,
+    endpoint_options,
+)
 
 
 class HelloRequest(BaseModel):
@@ -89,3 +105,76 @@ async def backwards(call_next: Handler, call: Call) -> object:
 service.wrap_handler(audit)
 service.wrap_client(audit, audit)
 service.wrap_handler(backwards)  # error: arg-type
+
+
+stream = Stream("GREETINGS", subjects=["greetings.>"], max_age=60.0)
+Stream("GREETINGS", max_age="1d")  # error: arg-type
+Stream("GREETINGS", discard="oldest")  # error: arg-type
+said = Topic("greetings.said", HelloReply, stream=stream)
+local = Topic("greetings.{region}", HelloReply)
+assert_type(said, Topic[HelloReply])
+assert_type(local.format(region="eu"), Topic[HelloReply])
+service.publishes(said, local)
+service.publishes("greetings.said")  # error: arg-type
+
+
+@service.subscribe(said, group="readers", max_deliver=3, backoff=[1, 5], key=lambda r: r.greeting)
+async def on_said(reply: HelloReply, call: Call) -> None:
+    assert_type(call.delivery, Delivery | None)
+
+
+@service.subscribe(said, group="counters", batch=10, start="first")
+async def on_many(replies: list[HelloReply]) -> None: ...
+
+
+@service.subscribe(said, group="late", start=datetime(2030, 1, 1, tzinfo=UTC))
+async def on_late(reply: HelloReply) -> None: ...
+
+
+service.subscribe(said, retries=3)  # error: call-arg
+service.subscribe(said, start="latest")  # error: arg-type
+service.subscribe("greetings.said")  # error: arg-type
+
+
+@service.subscribe(said)  # error: type-var
+def not_async(reply: HelloReply) -> None: ...
+
+
+async def subscribed_functions_keep_their_types(call: Call) -> None:
+    await on_said(HelloReply(greeting="hi"), call)
+    await on_said("hi", call)  # error: arg-type
+
+
+async def publishing_is_typed(client: Client) -> None:
+    reply = HelloReply(greeting="hi")
+    assert_type(await client.publish(said, reply, id="1", after=2.0), Stored | None)
+    assert_type(await service.publish(said, reply, headers={"a": "b"}), Stored | None)
+    task = asyncio.create_task(client.publish(said, reply))  # noqa: TID251 - users may
+    assert_type(await task, Stored | None)
+    await asyncio.gather(client.publish(said, reply), client.publish(said, reply))
+    await client.publish(said, HelloRequest(name="J"))  # error: misc
+    await service.publish(said, "hi")  # error: misc
+    await client.publish(said, reply, at="tomorrow")  # error: arg-type
+    await client.publish("greetings.said", reply)  # error: arg-type
+    client.publish(said, reply)  # error: unused-coroutine
+
+
+async def publishing_many_is_typed(client: Client, replies: AsyncIterator[HelloReply]) -> None:
+    assert_type(await client.publish_many(said, replies, id=lambda r: r.greeting), StoredMany)
+    assert_type(await service.publish_many(said, [HelloReply(greeting="hi")]), StoredMany)
+    await client.publish_many(said, ["hi"])  # error: misc
+    await client.publish_many(said, replies, id=lambda r: r.greting)  # error: attr-defined
+
+
+async def iterating_yields_the_type_of_the_topic(client: Client) -> None:
+    async with client.subscribe(said, group="readers", start=17) as events:
+        assert_type(events, Events[HelloReply])
+        async for event in events:
+            assert_type(event, HelloReply)
+            assert_type(events.call.headers.get("a"), str | None)
+        assert_type(await events.collect(most=10, timeout=1.0), list[HelloReply])
+    client.subscribe(said, start="latest")  # error: arg-type
+
+
+service.cron("0 */5 * * * *", said, HelloReply(greeting="tick"))
+service.cron("@hourly", said, HelloRequest(name="J"))  # error: misc

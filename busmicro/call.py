@@ -91,6 +91,7 @@ class Call:
         "payload",
         "spec",
         "subject_bytes",
+        "tried_here",
     )
 
     def __init__(
@@ -128,6 +129,8 @@ class Call:
         """Where an event goes or came in, as it stands on the wire."""
         self.ack_bytes = ack
         """Where to say what became of an event; empty for what no stream keeps."""
+        self.tried_here = 0
+        """Attempts at an event since it was delivered, where it is tried again in its lane."""
 
     @property
     def message(self) -> object:
@@ -187,7 +190,7 @@ class Call:
         """Which delivery of which event this is; None for what no stream keeps."""
         if not self.ack_bytes:
             return None
-        return read_delivery(self.ack_bytes, self.headers)
+        return read_delivery(self.ack_bytes, self.headers, tried_here=self.tried_here)
 
     @property
     def taps(self) -> list[Tap]:
@@ -203,7 +206,7 @@ class Call:
         other._message, other._decode = self._message, self._decode
         other._headers = None if self._headers is None else self._headers.copy()
         other._block, other.ack_bytes = self._block, self.ack_bytes
-        other.subject_bytes = self.subject_bytes
+        other.subject_bytes, other.tried_here = self.subject_bytes, self.tried_here
         other._reply_headers, other.began = None, False
         other._taps = None if self._taps is None else list(self._taps)
         return other
@@ -230,7 +233,7 @@ def received(
     call.spec, call.deadline, call.began, call.payload = spec, deadline, False, payload
     call._message, call._decode, call._headers, call._block = None, decode, None, block
     call._reply_headers = call._taps = None
-    call.subject_bytes, call.ack_bytes = subject, ack
+    call.subject_bytes, call.ack_bytes, call.tried_here = subject, ack, 0
     return call
 
 

@@ -150,6 +150,8 @@ class Client(Caller):
         Raises:
             NotAllPublished: Some were refused, or nobody knows; `failures` says which and why. None
                 that comes after the first failure was sent.
+            AlreadyExists: An event of an atomic batch is stored already, by its id, so none of them
+                was stored now; after `PublishUnknown` it means that the batch had got through.
             NotSupported: The server has no atomic batches. Nothing was sent.
         """
         return await publish_many(
@@ -163,7 +165,12 @@ class Client(Caller):
         )
 
     def subscribe(
-        self, topic: Topic[T], *, group: str | None = None, start: Start | None = None
+        self,
+        topic: Topic[T],
+        *,
+        group: str | None = None,
+        start: Start | None = None,
+        waiting: int = 1024,
     ) -> Events[T]:
         """Listen to a topic: `async with client.subscribe(topic) as events: async for event in …`.
 
@@ -175,6 +182,7 @@ class Client(Caller):
             group: Who shares the events: each goes to one member. Left out, all of them come.
             start: With a stream: `"first"`, `"new"`, a moment or a sequence number. Left out,
                 `"first"` with a group and `"new"` without.
+            waiting: How many events may wait here. Without a stream, more are dropped.
 
         Raises:
             SetupError: `start` without a stream. The rest is raised when the block is entered.
@@ -186,4 +194,5 @@ class Client(Caller):
             group=group or "",
             start=start,
             owner=self._name or "client",
+            waiting=waiting,
         )

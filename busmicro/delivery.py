@@ -50,12 +50,19 @@ def attempt_of(ack: bytes) -> int:
     return int(tokens[4] if len(tokens) == _OLD_TOKENS else tokens[6])
 
 
-def read_delivery(ack: bytes, headers: Headers) -> Delivery:
+def sequence_of(ack: bytes) -> int:
+    """Return the event's number in its stream alone."""
+    tokens = ack.split(b".")
+    return int(tokens[5] if len(tokens) == _OLD_TOKENS else tokens[7])
+
+
+def read_delivery(ack: bytes, headers: Headers, *, tried_here: int = 0) -> Delivery:
     """Read all of it.
 
     Args:
         ack: The subject for the acknowledgement.
         headers: Those of the event.
+        tried_here: Attempts since it was delivered.
 
     Raises:
         ValueError: This is no such subject.
@@ -71,7 +78,7 @@ def read_delivery(ack: bytes, headers: Headers) -> Delivery:
         stream=stream,
         consumer=consumer,
         sequence=int(sequence),
-        attempt=int(attempt),
+        attempt=int(attempt) + tried_here,
         stored=datetime.fromtimestamp(int(stored_ns) / 1e9, UTC),
         pending=int(pending),
     )

@@ -349,8 +349,7 @@ class StreamMissing(NotFound):
 
     def __init__(self, stream: str) -> None:
         super().__init__(
-            f"there is no stream {stream}: start a service that declares it, "
-            "or leave out managed=False",
+            f"there is no stream {stream}: start a service that declares it",
             not_run=True,
         )
         self.stream = stream

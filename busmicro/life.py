@@ -116,17 +116,17 @@ class Life:
             replies_allowed=self.server.replies_allowed,
         )
         await self.bus.discovery.register(self._node, self.description())
-        self._protect(await self.bus.discovery.stream_subjects())
+        kept = await self.bus.discovery.stream_subjects()
+        self._protect(kept)
+        await self._crons.clean_up(parts.crons, kept)
         self._tasks.spawn(self._keep_protecting(), name=f"{parts.name} stream subjects")
 
     async def _start_events(self, wrappers: Sequence[Wrapper]) -> None:
         """Make the streams, write the schedules, listen to the topics."""
         parts = self._parts
         await self.client.publisher.declarations.ensure(*parts.published)
-        topics = [*parts.published, *(s.topic for s in parts.subscribers)]
-        streams = {topic.stream.name for topic in topics if topic.stream is not None}
         await self.subscriptions.start(wrappers)
-        await self._crons.write(parts.crons, sorted(streams))
+        await self._crons.write(parts.crons)
 
     def _protect(self, subjects: list[str]) -> None:
         self.server.replies_allowed.protect(subjects)

@@ -270,6 +270,8 @@ class Service:
         """
         self._must_not_serve("schedules")
         said = name or topic.subject.replace(".", "-")
+        if any(cron.name == said for cron in self._crons):
+            raise SetupError(f"cron {said!r} is there already: give one of them another name=")
         self._crons.append(Cron.of(said, schedule, topic, event))
         return self.subscribe(topic, group=self.name)
 

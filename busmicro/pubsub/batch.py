@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
-from busmicro.errors import CallError, InvalidArgument, NotSupported, PublishUnknown
+from busmicro.call import Call
+from busmicro.errors import AlreadyExists, CallError, InvalidArgument, NotSupported, PublishUnknown
 from busmicro.pubsub.declare import BATCH_LEVEL
 from busmicro.pubsub.envelope import clean_id
 from busmicro.pubsub.pipeline import Pipeline, StoredMany
@@ -43,11 +44,34 @@ async def publish_many(
         raise InvalidArgument(f"in_flight={in_flight}: say 1 to {MOST_IN_FLIGHT:,}", not_run=True)
     outlet = publisher.outlet(topic)
     subject = outlet.subject_of(topic)
-    if not atomic:
+
+    async def send(call: Call) -> object:
+        lines = outlet.lines_of(call)
+        if atomic:
+            chosen = await _chosen(publisher, outlet, events, id_of)
+            return await publish_atomic(
+                publisher, outlet, subject, chosen, timeout=timeout, lines=lines
+            )
         pipeline = Pipeline(
-            publisher, outlet, subject, in_flight=in_flight, timeout=outlet.patience(timeout)
+            publisher,
+            outlet,
+            subject,
+            in_flight=in_flight,
+            timeout=outlet.patience(timeout),
+            lines=lines,
         )
         return await pipeline.run(events, id_of)
+
+    return cast("StoredMany", await publisher.through_wrappers(outlet, subject, events, send))
+
+
+async def _chosen(
+    publisher: Publisher,
+    outlet: Outlet[T],
+    events: Iterable[T] | AsyncIterable[T],
+    id_of: Callable[[T], str] | None,
+) -> list[tuple[str, bytes]]:
+    """Return id and payload of each event of an atomic batch."""
     chosen: list[tuple[str, bytes]] = []
     async for event in _each(events):
         event_id = publisher.ids.next() if id_of is None else clean_id(id_of(event))
@@ -56,7 +80,7 @@ async def publish_many(
             raise InvalidArgument(
                 f"an atomic batch has at most {MOST_IN_BATCH:,} events", not_run=True
             )
-    return await publish_atomic(publisher, outlet, subject, chosen, timeout=timeout)
+    return chosen
 
 
 async def _each(events: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
@@ -75,6 +99,7 @@ async def publish_atomic(
     events: list[tuple[str, bytes]],
     *,
     timeout: float,
+    lines: bytes = b"",
 ) -> StoredMany:
     """Store all of some events or none of them.
 
@@ -84,6 +109,7 @@ async def publish_atomic(
         subject: Where to.
         events: Id and payload of each, at most 1,000.
         timeout: Seconds to try.
+        lines: Header lines that every event gets.
 
     Raises:
         NotSupported: The server is older than 2.12.
@@ -99,12 +125,20 @@ async def publish_atomic(
     await publisher.declarations.ensure(outlet.topic)
     timeout = outlet.patience(timeout)
     deadline = asyncio.get_running_loop().time() + timeout
+    unsure = False
     while True:
         try:
-            return await _one_batch(publisher, outlet, subject, events, deadline)
+            return await _one_batch(publisher, outlet, subject, events, deadline, lines)
         except CallError as failure:
-            if err_code(failure) == _DUPLICATE_IN_BATCH:  # an earlier try has got through
-                return StoredMany(len(events), duplicates=len(events))
+            if err_code(failure) == _DUPLICATE_IN_BATCH:
+                if unsure:  # an earlier try has got through
+                    return StoredMany(len(events), duplicates=len(events))
+                raise AlreadyExists(
+                    "an event of this batch is stored already, by its id; an atomic batch takes "
+                    "none that is, so none was stored",
+                    not_run=True,
+                ) from failure
+            unsure = unsure or not failure.not_run
             await _require_hope(outlet, failure, deadline, timeout)
         await asyncio.sleep(_PAUSE)
 
@@ -129,6 +163,7 @@ async def _one_batch(
     subject: bytes,
     events: list[tuple[str, bytes]],
     deadline: float,
+    lines: bytes,
 ) -> StoredMany:
     """Send a batch; the last event carries the commit, and its answer is that of them all."""
     batch = secrets.token_hex(8)
@@ -138,14 +173,10 @@ async def _one_batch(
     stored = Stored("", 0)
     for number, (event_id, payload) in enumerate(events, 1):
         last = number == len(events)
-        block = (
-            envelope.block(event_id)
-            + (
-                f"Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {number}\r\n"
-                + ("Nats-Batch-Commit: 1\r\n" if last else "")
-                + "\r\n"
-            ).encode()
-        )
+        place = f"Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {number}\r\n"
+        if last:
+            place += "Nats-Batch-Commit: 1\r\n"
+        block = envelope.block(event_id) + place.encode() + lines + b"\r\n"
         outlet.check_size(payload, block)
         if not last and number > 1:
             transport.publish(subject, payload, b"", block)

@@ -31,7 +31,7 @@ _MOST_PENDING: Final = 10_000
 """Events that all nodes of a group together may hold."""
 PINNED: Final = "key"
 """The priority group of consumers whose events are handled in order."""
-_PIN_FOR: Final = 10.0
+_PIN_MARGIN: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,10 @@ class Consumer:
         """The consumer, as the server calls it."""
         self.pinned = ""
         """Its priority group, known after `ensure`."""
+        self.floor = 0
+        """Up to which number all nodes have settled everything, when last seen."""
+        self.stream_made = ""
+        """When its stream was made; another moment means another stream."""
         self._filter = f"{subjects.prefix}{plan.topic.pattern}"
         self._declared = stream
         self._declarations = declarations
@@ -99,13 +103,33 @@ class Consumer:
         """
         self._declarations.forget(self._declared)
         await self._declarations.ensure(self.plan.topic)
+        made = self._declarations.made(self._declared)
+        if self.stream_made not in {"", made}:
+            self.floor, resume_at = 0, 1  # another stream of that name: all of it is new
+        self.stream_made = made
         level = await self._declarations.level()
         self.pinned = PINNED if self.plan.one_at_a_time and level >= TTL_LEVEL else ""
+        if self.plan.one_at_a_time and not self.pinned:
+            log.warning(
+                "nats-server is older than 2.11: events of %s are in order in each node, but all "
+                "nodes of the group get them",
+                self.name,
+            )
         found = await self._find()
         if found is None:
             return await self._create(resume_at)
-        await self._update(found)
+        await self._update(found["config"])
         return False
+
+    async def look(self) -> None:
+        """See how far all nodes together have come.
+
+        Raises:
+            CallError: As `JetStream.api`.
+        """
+        found = await self._find()
+        if found is not None:
+            self.floor = int(found["ack_floor"]["stream_seq"])
 
     async def delete(self) -> None:
         """Delete the consumer; not an error if it is not there."""
@@ -125,8 +149,7 @@ class Consumer:
             if err_code(failure) != _CONSUMER_NOT_FOUND:
                 raise
             return None
-        config: dict[str, Any] = info["config"]
-        return config
+        return info
 
     async def _create(self, resume_at: int | None) -> bool:
         config = {**self._settings(), **self._position(resume_at)}
@@ -165,9 +188,9 @@ class Consumer:
                 "use another group, or delete it with 'nats consumer rm'",
             )
         changes = {
-            name: wanted[name]
-            for name in ("ack_wait", "max_deliver", "max_ack_pending")
-            if found.get(name) != wanted[name]
+            name: wanted.get(name)
+            for name in ("ack_wait", "max_deliver", "max_ack_pending", "priority_timeout")
+            if found.get(name) != wanted.get(name)
         }
         if changes:
             await self._send({**found, **changes}, "update")
@@ -197,7 +220,8 @@ class Consumer:
         if self.pinned:
             settings["priority_groups"] = [PINNED]
             settings["priority_policy"] = "pinned_client"
-            settings["priority_timeout"] = int(_PIN_FOR * 1e9)
+            # Longer than ack_wait: what a dead node held has to come again before what is new.
+            settings["priority_timeout"] = int((plan.ack_wait + _PIN_MARGIN) * 1e9)
         return settings
 
     def _position(self, resume_at: int | None) -> dict[str, Any]:

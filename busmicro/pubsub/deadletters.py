@@ -48,7 +48,7 @@ DEAD_LETTERS: Final = Stream(
 """Where they are kept: 30 days, 1 GiB; when it is full it takes no more, and loses none."""
 
 _PREFIX: Final = "Bus-Dead-"
-_NO_MESSAGE: Final = 10037
+_NO_MESSAGE: Final = frozenset({10037, 10043, 10057})
 _MOST_REASON: Final = 200
 _MOST_DETAILS_BYTES: Final = 1024
 """Both fit into the room that publishers leave, `ROOM_FOR_DEAD_LETTER`."""
@@ -122,7 +122,12 @@ class DeadLetters:
         subject = self._bus.subjects.dead_letters(delivery.stream, consumer)
         block = _block(call, delivery, failure, consumer, attempts)
         await self._declarations.ensure_stream(DEAD_LETTERS)
-        await self._jetstream.publish(subject, call.payload, block, timeout=_TIMEOUT)
+        try:
+            await self._jetstream.publish(subject, call.payload, block, timeout=_TIMEOUT)
+        except NoResponders:
+            self._declarations.forget(DEAD_LETTERS)  # somebody deleted it
+            await self._declarations.ensure_stream(DEAD_LETTERS)
+            await self._jetstream.publish(subject, call.payload, block, timeout=_TIMEOUT)
 
     async def list(
         self, *, stream: str = "", consumer: str = "", most: int = 100
@@ -183,7 +188,8 @@ class DeadLetters:
         """
         letter = await self.get(number)
         lines = [(name, value) for name, value in letter.headers.items() if name != MSG_ID]
-        lines.append((MSG_ID, f"replay:{self._stream}:{number}"))
+        died = int(letter.died.timestamp() * 1e6)
+        lines.append((MSG_ID, f"replay:{self._stream}:{number}:{died}"))
         block = VERSION_LINE + _lines(lines) + b"\r\n"
         try:
             _header, answer = await self._bus.replies.ask(
@@ -206,7 +212,7 @@ class DeadLetters:
         try:
             await self._jetstream.api(f"STREAM.MSG.DELETE.{self._stream}", {"seq": number})
         except CallError as failure:
-            if err_code(failure) in {_NO_MESSAGE, 10043}:
+            if err_code(failure) in _NO_MESSAGE:
                 raise NotFound(f"there is no dead letter {number}") from failure
             raise
 
@@ -231,7 +237,8 @@ def _block(
         "Msg-Id": call.headers.get(MSG_ID, ""),
     }
     lines = [*own, *((_PREFIX + name, value) for name, value in about.items() if value)]
-    lines.append((MSG_ID, f"dlq:{delivery.stream}:{consumer}:{delivery.sequence}"))
+    stored = int(delivery.stored.timestamp() * 1e6)  # numbers begin again in a stream made anew
+    lines.append((MSG_ID, f"dlq:{delivery.stream}:{consumer}:{delivery.sequence}:{stored}"))
     return VERSION_LINE + _lines(lines) + b"\r\n"
 
 

@@ -70,6 +70,7 @@ class Declarations:
         self.jetstream = jetstream
         self._subjects = subjects
         self._seen: dict[str, set[str]] = {}
+        self._made: dict[str, str] = {}
         self._known_level = False
 
     async def level(self) -> int:
@@ -83,6 +84,10 @@ class Declarations:
                 raise NoJetStream
             self._known_level = True
         return self.jetstream.level
+
+    def made(self, stream: Stream) -> str:
+        """Return when a stream was made; another moment means another stream."""
+        return self._made.get(stream.name, "")
 
     def forget(self, stream: Stream | None = None) -> None:
         """Look again: after a lost connection a stream in memory may be gone."""
@@ -127,19 +132,22 @@ class Declarations:
         if not stream.managed:
             if info is None:
                 raise StreamMissing(name)
+            self._made[stream.name] = str(info.get("created", ""))
             return
         subjects = self._wanted_subjects(stream, patterns, level)
         if info is None:
             config = _config(stream, name, subjects, level)
             try:
-                await self.jetstream.api(f"STREAM.CREATE.{name}", config)
+                made = await self.jetstream.api(f"STREAM.CREATE.{name}", config)
             except CallError as failure:
                 if err_code(failure) != NAME_IN_USE:
                     raise
                 info = await self.find(name)  # somebody was faster
             else:
+                self._made[stream.name] = str(made.get("created", ""))
                 log.info("made stream %s: %s", name, _bounds(stream))
         if info is not None:
+            self._made[stream.name] = str(info.get("created", ""))
             await self._update(stream, name, info["config"], subjects, level)
 
     def _wanted_subjects(self, stream: Stream, patterns: AbstractSet[str], level: int) -> list[str]:

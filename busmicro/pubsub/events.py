@@ -20,7 +20,7 @@ from busmicro.pubsub.consumers import Consumer, ConsumerPlan
 from busmicro.pubsub.deadletters import DeadLetters
 from busmicro.pubsub.declare import Declarations
 from busmicro.pubsub.delivery import ACK, NAK, TERM, nak
-from busmicro.pubsub.handlers import Start
+from busmicro.pubsub.handlers import Start, SubscribeOptions
 from busmicro.pubsub.intake import Intake
 from busmicro.pubsub.reader import Reader
 from busmicro.pubsub.topic import Topic
@@ -45,6 +45,7 @@ class Events(Generic[T]):
         group: Who shares the events; empty for all of them.
         start: Where a topic with a stream begins; None for `first` with a group, `new` without.
         owner: Who subscribes.
+        waiting: How many events may wait here.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Events(Generic[T]):
         group: str = "",
         start: Start | None = None,
         owner: str = "client",
+        waiting: int = _WAITING,
     ) -> None:
+        SubscribeOptions(group=group, waiting=waiting, start=start)  # refuses what cannot be meant
         if topic.stream is None and start not in {None, "new"}:
             raise SetupError(f"topic {topic.subject} has no stream: nothing is kept to start from")
         self._bus = bus
@@ -65,6 +68,7 @@ class Events(Generic[T]):
         self._group = group
         self._start = start
         self._owner = owner
+        self._most = waiting
         spec = Spec(service=owner, endpoint=topic.subject, kind=Kind.EVENT, side=Side.HANDLER)
         self._reader = Reader(spec, topic)
         self._waiting: deque[Call] = deque()
@@ -122,12 +126,12 @@ class Events(Generic[T]):
             topic=self._topic, group=self._group, owner=self._owner, start=self._start
         )
         consumer = Consumer(plan, self._declarations, self._bus.subjects)
-        self._intake = Intake(self._bus, consumer, self._reader, least=_LEAST, most=_WAITING)
+        self._intake = Intake(self._bus, consumer, self._reader, least=_LEAST, most=self._most)
         self._intake.deliver_to(self._put)
         return await self._intake.start()
 
     def _on_event(self, subject: bytes, _reply: bytes, header: bytes, payload: bytes) -> None:
-        if len(self._waiting) < _WAITING:
+        if len(self._waiting) < self._most:
             self._put(self._reader.call(subject, b"", header, payload))
             return
         self.dropped += 1
@@ -136,7 +140,7 @@ class Events(Generic[T]):
                 "%s: %d events wait already, so this one is dropped (%d so far); take them more "
                 "quickly, or give the topic a stream",
                 self._topic.subject,
-                _WAITING,
+                self._most,
                 self.dropped,
             )
 

@@ -26,6 +26,19 @@ _GROUP = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DEFAULT_BACKOFF = (1.0, 5.0, 30.0, 120.0)
 
 
+def check_start(start: object) -> None:
+    """Refuse a beginning that cannot be meant.
+
+    Raises:
+        SetupError: It is none of those there are, or a moment without a time zone.
+    """
+    known = start in (None, "first", "new") or (type(start) is int and start >= 1)
+    if not known and not (isinstance(start, datetime) and start.tzinfo is not None):
+        raise SetupError(
+            f"start={start!r}: say 'first', 'new', a moment with a time zone, or a number from 1"
+        )
+
+
 class Durable(TypedDict, total=False):
     """What may be said of a handler of events that a stream keeps, and of one that takes lists."""
 
@@ -87,6 +100,7 @@ class SubscribeOptions:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise SetupError(f"{name}={value}: say {least} to {most:,}")
+        check_start(self.start)
         if self.timeout is not None and not 0 < self.timeout <= 86_400:
             raise SetupError(f"timeout={self.timeout}: say seconds, more than 0, at most 86,400")
         if not self.backoff or not all(0 <= pause <= 86_400 for pause in self.backoff):
@@ -144,7 +158,9 @@ class Subscriber:
         )
         self.doc = (inspect.getdoc(function) or "").partition("\n\n")[0].replace("\n", " ")
         """What it is for: the first paragraph of its docstring."""
-        self.invoke, self.takes_list = _read(function, topic)
+        self.words_before = 0
+        """Words that stand before the topic's own in a subject: those of the namespace."""
+        self.invoke, self.takes_list = _read(function, topic, self)
 
     def copy(self) -> Subscriber:
         """Make the same one with figures of its own, for one run of the service."""
@@ -193,7 +209,7 @@ class Subscribers:
         return subscriber
 
 
-def _read(function: Function, topic: Topic[Any]) -> tuple[Invoke, bool]:
+def _read(function: Function, topic: Topic[Any], subscriber: Subscriber) -> tuple[Invoke, bool]:
     """Adapt a user's function to `Handler`; tell whether it takes lists of events."""
     if not inspect.iscoroutinefunction(function):
         raise SetupError(f"{label(function)} is not async: write 'async def'")
@@ -209,7 +225,7 @@ def _read(function: Function, topic: Topic[Any]) -> tuple[Invoke, bool]:
         if hint is Call:
             others[name] = _whole_call
         elif name in topic.names:
-            others[name] = _placeholder(topic, name, hint)
+            others[name] = _placeholder(topic, name, hint, subscriber)
         elif event is None:
             event, takes_list = name, _is_list_of(function, topic, hint)
         else:
@@ -226,13 +242,14 @@ def _whole_call(call: Call) -> object:
     return call
 
 
-def _placeholder(topic: Topic[Any], name: str, hint: object) -> Callable[[Call], object]:
+def _placeholder(
+    topic: Topic[Any], name: str, hint: object, subscriber: Subscriber
+) -> Callable[[Call], object]:
     adapter: TypeAdapter[object] = TypeAdapter(hint)  # type: ignore[arg-type]
     at = topic.subject.split(".").index(f"{{{name}}}")
 
     def read(call: Call) -> object:
-        words = call.subject.split(".")
-        word = words[at - topic.subject.count(".") - 1]  # from the end: a namespace stands before
+        word = call.subject.split(".")[subscriber.words_before + at]
         try:
             return adapter.validate_python(word)
         except ValidationError as wrong:

@@ -14,6 +14,7 @@ from typing import Final
 
 from busmicro.bus import Bus
 from busmicro.call import Call
+from busmicro.delivery import sequence_of
 from busmicro.errors import BusmicroError, NoJetStream, StreamMissing
 from busmicro.pubsub.consumers import Consumer
 from busmicro.pubsub.delivery import IN_PROGRESS, NAK
@@ -25,6 +26,8 @@ from busmicro.transport import Pull, Subscription
 log = logging.getLogger("busmicro.events")
 
 _SAY_EVERY: Final = 10.0
+_LOOK_EVERY: Final = 5.0
+"""Seconds between looks at what all nodes have settled, for the day the consumer is deleted."""
 
 
 class Intake:
@@ -89,6 +92,8 @@ class Intake:
             pinned=self.consumer.pinned,
         )
         self._touch_later()
+        if self.consumer.plan.group:
+            self._tasks.spawn(self._look_now_and_then(), name=f"look at {self.consumer.name}")
         return self._pull.start()
 
     def stop_pulling(self) -> None:
@@ -98,7 +103,7 @@ class Intake:
 
     async def close(self) -> None:
         """Give back what is still held, and stop saying that it is in hand."""
-        self.give_back(tuple(self._held.values()))
+        self.give_back(sorted(self._held.values(), key=_sequence))  # they come again in this order
         if self._touching is not None:
             self._touching.cancel()
         await self._tasks.cancel()
@@ -162,9 +167,14 @@ class Intake:
 
     async def _repair(self, reason: str) -> None:
         """Make the consumer again if it is not there, and go on where it was."""
+        consumer = self.consumer
+        stream = consumer.stream_made
         try:
-            if await self.consumer.ensure(resume_at=self._position()):
-                log.warning("consumer %s was gone (%s), made again", self.consumer.name, reason)
+            if await consumer.ensure(resume_at=self._position()):
+                log.warning("consumer %s was gone (%s), made again", consumer.name, reason)
+            if consumer.stream_made != stream:
+                self._held.clear()  # their numbers mean other events now
+                self._latest = None
         except BusmicroError as failure:
             self._complain(failure)
         finally:
@@ -178,12 +188,22 @@ class Intake:
         log.warning("no events for %s at the moment: %s", self.consumer.name, failure)
 
     def _position(self) -> int | None:
-        """Return the number of the first event that may not have been handled here."""
+        """Return the number of the first event that may not have been handled."""
         if self._latest is None:
             return None
         held = [_sequence(call) for call in self._held.values()]
-        return min([*held, _sequence(self._latest) + 1])
+        own = min([*held, _sequence(self._latest) + 1])
+        # Other nodes may be behind; what they have settled since the last look comes again.
+        return min(own, self.consumer.floor + 1) if self.consumer.plan.group else own
+
+    async def _look_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            try:
+                await self.consumer.look()
+            except BusmicroError as failure:
+                log.debug("consumer %s: %s", self.consumer.name, failure)
 
 
 def _sequence(call: Call) -> int:
-    return call.delivery.sequence if call.delivery else 0
+    return sequence_of(call.ack_bytes)

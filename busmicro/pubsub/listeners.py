@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 from busmicro.bus import Bus
 from busmicro.call import Call, Handler, enter_call
-from busmicro.delivery import attempt_of, first_attempt
+from busmicro.delivery import attempt_of, first_attempt, sequence_of
 from busmicro.errors import CallError, DeadlineExceeded, InvalidArgument
 from busmicro.pubsub.batches import Batches
 from busmicro.pubsub.deadletters import DeadLetters
@@ -37,6 +37,7 @@ from busmicro.transport import Subscription
 
 log = logging.getLogger("busmicro.events")
 
+_GATHER: Final = 0.2
 _BURY_AGAIN: Final = 30.0
 """Seconds after which an event is tried again whose dead letter could not be stored."""
 
@@ -73,10 +74,13 @@ def _guard(chain: Handler, timeout: float | None) -> Handler:
 
     async def guarded(call: Call) -> object:
         call.deadline = asyncio.get_running_loop().time() + timeout
+        scope = asyncio.timeout_at(call.deadline)
         try:
-            async with asyncio.timeout_at(call.deadline):
+            async with scope:
                 return await chain(call)
         except TimeoutError as late:
+            if not scope.expired():
+                raise  # the handler's own
             raise DeadlineExceeded(f"not handled within {timeout:g} s") from late
 
     return guarded
@@ -204,7 +208,7 @@ class CoreListener(_Listening):
         return await self._stop_workers(grace)
 
     def _on_event(self, subject: bytes, _reply: bytes, header: bytes, payload: bytes) -> None:
-        if len(self._waiting) >= self._most:
+        if len(self._waiting) + self._workers.behind >= self._most:
             self._drop()
         else:
             self._put(self._read(subject, b"", header, payload))
@@ -268,8 +272,11 @@ class StreamListener(_Listening):
         self._options = subscriber.options
         self._letters = letters
         self._intake = intake
+        self._stopping = asyncio.Event()
         self._first = first_attempt(intake.consumer.stream, intake.consumer.name)
-        intake.deliver_to(self._take)
+        self._come_again = Batches(subscriber.options.waiting, _GATHER, self._put_in_order)
+        in_order = subscriber.options.key is not None and not subscriber.takes_list
+        intake.deliver_to(self._put_keyed if in_order else self._take)
 
     async def start(self) -> Subscription:
         """Make sure of stream, consumer and dead letters, and listen; in force after a barrier."""
@@ -282,10 +289,30 @@ class StreamListener(_Listening):
 
     async def stop(self, grace: float) -> int:
         """Give back what waits, finish what runs, give back what had to be ended."""
-        self._intake.give_back(self._take_back())
+        self._stopping.set()
+        waiting = [*self._take_back(), *self._come_again.take_back()]
+        if self._options.key is None:
+            self._intake.give_back(waiting)  # else all at the end, or it would overtake what runs
         ended = await self._stop_workers(grace)
         await self._intake.close()
         return ended
+
+    # --- in order -------------------------------------------------------------------------------
+
+    def _put_keyed(self, call: Call) -> None:
+        """Have an event handled, unless others that come again may still have to go before it.
+
+        While nobody is pinned the server turns its queue of redeliveries round; so what a dead node
+        had held comes in any order.
+        """
+        if len(self._come_again) or not call.ack_bytes.startswith(self._first):
+            self._come_again.add(call)
+        else:
+            self._workers.put(call)
+
+    def _put_in_order(self, calls: list[Call]) -> None:
+        for call in sorted(calls, key=lambda call: sequence_of(call.ack_bytes)):
+            self._workers.put(call)
 
     # --- one event ------------------------------------------------------------------------------
 
@@ -307,10 +334,10 @@ class StreamListener(_Listening):
     async def _failed(self, call: Call, failure: BaseException) -> None:
         attempt = attempt_of(call.ack_bytes)
         pause = await self._judge(call, failure, attempt)
-        while pause is not None and self._options.key is not None:
-            await asyncio.sleep(pause)  # here, where those with the same key cannot overtake
+        while pause is not None and self._options.key is not None and await self._rest(pause):
             attempt += 1
             call = call.copy()
+            call.tried_here += 1
             try:
                 await super()._handle(call)
             except (Exception, SystemExit) as again:
@@ -320,6 +347,15 @@ class StreamListener(_Listening):
                 return
         if pause is not None:
             self._intake.settle(call, nak(pause))
+
+    async def _rest(self, pause: float) -> bool:
+        """Wait here, where those with the same key cannot overtake; False if the node stops."""
+        try:
+            async with asyncio.timeout(pause):
+                await self._stopping.wait()
+        except TimeoutError:
+            return True
+        return False
 
     async def _judge(self, call: Call, failure: BaseException, attempt: int) -> float | None:
         """Return the seconds until the next attempt, or bury the event and return None."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import secrets
 from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -23,13 +24,16 @@ from busmicro.errors import (
     Disconnected,
     NoResponders,
     NotAllPublished,
+    PermissionDenied,
     PublishUnknown,
 )
 from busmicro.headers import NO_RESPONDERS
 from busmicro.pubsub.envelope import clean_id
 from busmicro.pubsub.publisher import Outlet, Publisher
 from busmicro.tasks import Tasks
-from busmicro.transport import require_allowed
+from busmicro.transport import Subscription, require_allowed
+
+log = logging.getLogger("busmicro.events")
 
 T = TypeVar("T")
 
@@ -81,6 +85,7 @@ class Pipeline(Generic[T]):
         subject: Where to.
         in_flight: How many may be under way.
         timeout: Seconds to try each.
+        lines: Header lines that every event gets.
     """
 
     def __init__(
@@ -91,12 +96,14 @@ class Pipeline(Generic[T]):
         *,
         in_flight: int,
         timeout: float,
+        lines: bytes = b"",
     ) -> None:
         self._bus = publisher.bus
         self._publisher = publisher
         self._outlet = outlet
         self._subject = subject
         self._envelope = outlet.envelope(subject)
+        self._block_end = lines + b"\r\n"
         self._usual = outlet.usual_ack
         self._in_flight = in_flight
         self._timeout = timeout
@@ -116,22 +123,38 @@ class Pipeline(Generic[T]):
         """Publish all of them; see `Client.publish_many`."""
         transport = self._bus.transport
         subscription = transport.subscribe(f"{self._inbox}*", self._on_answer)
+        transport.listen(self)
         tasks = Tasks()
         try:
-            await transport.barrier()
-            require_allowed(subscription)
-            await self._publisher.declarations.ensure(self._outlet.topic)
+            await self._prepare(subscription)
             tasks.spawn(self._look_after(), name="publish_many")
             await self._send_all(events, id_of)
             while self._sent:
                 await self._move()
         finally:
+            transport.unlisten(self)
             transport.unsubscribe(subscription)
             await tasks.cancel()
         tally = self._tally
         if tally.failures:
             raise NotAllPublished(tally.count, tally.failures)
         return StoredMany(tally.count, tally.duplicates, tally.last_sequence)
+
+    async def _prepare(self, subscription: Subscription) -> None:
+        """See to answers and stream; what cannot be seen to now is when it is missed.
+
+        Raises:
+            CallError: What is in the way for good. Nothing was sent.
+        """
+        try:
+            await self._bus.transport.barrier(timeout=min(1.0, self._timeout / 2))
+            require_allowed(subscription)
+            await self._publisher.declarations.ensure(self._outlet.topic)
+        except CallError as failure:
+            refusal = await self._outlet.refusal(failure)
+            if refusal is not None:
+                raise refusal from failure
+            log.debug("publishing to %s all the same: %s", self._outlet.topic.subject, failure)
 
     async def _send_all(
         self, events: Iterable[T] | AsyncIterable[T], id_of: Callable[[T], str] | None
@@ -169,7 +192,7 @@ class Pipeline(Generic[T]):
         try:
             event_id = self._publisher.ids.next() if id_of is None else clean_id(id_of(event))
             payload = outlet.encode(event)
-            block = self._envelope.block(event_id) + b"\r\n"
+            block = self._envelope.block(event_id) + self._block_end
             outlet.check_size(payload, block)
         except CallError as wrong:
             self._tally.failures[index] = wrong
@@ -186,6 +209,7 @@ class Pipeline(Generic[T]):
             if not transport.connected:
                 return  # `_look_after` sends it when the connection is back
             transport.publish(self._subject, sent.payload, self._prefix + token, sent.block)
+            sent.unsure = True
         except CallError as refused:
             self._refused[token] = refused
 
@@ -219,6 +243,28 @@ class Pipeline(Generic[T]):
         tally.count += 1
         tally.duplicates += duplicate
         tally.last_sequence = max(tally.last_sequence, sequence)
+
+    # --- Listener -------------------------------------------------------------------------------
+
+    def on_connected(self) -> None:
+        """Send again at once what the lost connection may have swallowed."""
+        for sent in self._sent.values():
+            sent.again_at = 0.0
+
+    def on_disconnected(self) -> None:
+        """Wait: what is under way is sent again when the connection is back."""
+
+    def on_publish_denied(self, subject: str) -> None:
+        """Give up: the server does not permit this subject."""
+        if subject.casefold() != self._subject.decode().casefold():
+            return
+        for token in tuple(self._sent):
+            self._give_up(
+                token,
+                PermissionDenied(f"NATS does not permit publishing to {subject}", not_run=True),
+            )
+
+    # --- what goes unanswered -------------------------------------------------------------------
 
     async def _look_after(self) -> None:
         """Decide what becomes of what was refused or has gone unanswered."""
@@ -255,11 +301,10 @@ class Pipeline(Generic[T]):
             if now >= sent.deadline:
                 self._give_up(token, self._unknown(sent))
             elif now >= sent.again_at and self._bus.transport.connected:
-                sent.unsure = True
                 sent.again_at = now + _AGAIN_AFTER
                 self._send(token, sent)
 
     def _unknown(self, sent: _Sent) -> CallError:
-        if not sent.unsure and not self._bus.transport.connected:
+        if not sent.unsure:
             return Disconnected("not connected to NATS", not_run=True)
         return PublishUnknown(self._subject.decode(), sent.id, self._timeout)

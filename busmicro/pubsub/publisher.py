@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
@@ -33,12 +33,23 @@ from busmicro.errors import (
     StreamFull,
     StreamMissing,
 )
-from busmicro.headers import TRACE, VERSION_LINE, Headers, encode_lines
+from busmicro.headers import (
+    CE_ID,
+    CE_SOURCE,
+    CE_TIME,
+    CE_TYPE,
+    CONTENT_TYPE,
+    MSG_ID,
+    TRACE,
+    VERSION_LINE,
+    Headers,
+    encode_lines,
+)
 from busmicro.pubsub.declare import Declarations
 from busmicro.pubsub.envelope import Envelope, Ids, clean_id, core_lines, durable_lines
 from busmicro.pubsub.schedule import check_moment, schedule_lines
 from busmicro.pubsub.topic import Topic
-from busmicro.transport import JetStream, err_code, read_answer
+from busmicro.transport import JetStream, err_code, matches, read_answer
 
 T = TypeVar("T")
 
@@ -108,6 +119,21 @@ DONE: Final = _Done()
 SendPlain: TypeAlias = Callable[[object, Mapping[str, str] | None], Awaitable[object]]
 
 
+_OWN: Final = frozenset(
+    name.casefold() for name in (CONTENT_TYPE, MSG_ID, CE_ID, CE_SOURCE, CE_TYPE, CE_TIME)
+) | {"ce-specversion", "ce-datacontenttype"}
+
+
+def _refuse_own(headers: Iterable[str]) -> None:
+    """Refuse headers that would stand there twice."""
+    for name in headers:
+        if name.casefold() in _OWN:
+            raise InvalidArgument(
+                f"header {name} is written by busmicro: say id=, or content_type= of the topic",
+                not_run=True,
+            )
+
+
 def _unfit(wrong: CodecError) -> InvalidArgument:
     return InvalidArgument(str(wrong), details=wrong.details, not_run=True)
 
@@ -172,6 +198,16 @@ class Publisher:
                 )
             return outlet.chain(call)
         return outlet.chain_for(options or PublishOptions())(call)
+
+    async def through_wrappers(
+        self, outlet: Outlet[Any], subject: bytes, message: object, send: Handler
+    ) -> object:
+        """Publish many events as one exchange: the wrappers see it once, from end to end."""
+        call = Call(outlet.spec, message, subject=subject)
+        parent = current_call()
+        if parent is not None and parent.has_headers:
+            _pass_on_trace(parent, call)
+        return await compose(self._wrappers, send)(call)
 
 
 class Outlet(Generic[T]):
@@ -274,6 +310,7 @@ class Outlet(Generic[T]):
         key = tuple(headers.items())
         block = self._blocks.get(key)
         if block is None:
+            _refuse_own(headers)
             block = b"%b%b%b\r\n" % (VERSION_LINE, self.fixed, encode_lines(key))
             if len(self._blocks) >= _MOST_BLOCKS:
                 self._blocks.clear()
@@ -287,12 +324,23 @@ class Outlet(Generic[T]):
         event_id = clean_id(options.id) if options.id else self._publisher.ids.next()
         block = self.envelope(subject).block(event_id)
         payload = self.encode(call.message)
-        if call.has_headers:
-            block += encode_lines(call.headers.items_by_name.items())
+        block += self.lines_of(call)
         if options.at is not None:
             subject, lines = await self._schedule(subject, event_id, options.at)
             block += lines
         return await self.store(subject, payload, block + b"\r\n", event_id, deadline)
+
+    def lines_of(self, call: Call) -> bytes:
+        """Write the headers that the publisher adds.
+
+        Raises:
+            InvalidArgument: One of them is written by busmicro itself.
+        """
+        if not call.has_headers:
+            return b""
+        given = call.headers.items_by_name
+        _refuse_own(given)
+        return encode_lines(given.items())
 
     def envelope(self, subject: bytes) -> Envelope:
         """Return what writes the header blocks of durable events on a subject of this topic."""
@@ -397,7 +445,9 @@ class Outlet(Generic[T]):
         """Tell whether trying again is pointless: the error to raise then, else None."""
         if isinstance(failure, NoResponders):
             return await self._why_nobody(failure)
-        if isinstance(failure, PermissionDenied | PayloadTooLarge | FailedPrecondition):
+        if isinstance(
+            failure, PermissionDenied | PayloadTooLarge | FailedPrecondition | NoJetStream
+        ):
             return failure
         number = err_code(failure)
         if number == _STORE_FAILED and "maximum" in failure.message:
@@ -427,10 +477,22 @@ class Outlet(Generic[T]):
             info = await declarations.find(name)
         except CallError:
             return None  # nobody can tell at the moment
-        if info is None and not stream.managed:
-            return StreamMissing(name)
+        if not stream.managed:
+            return self._unmanaged(nobody, info)
         declarations.forget(stream)  # it was in memory, or somebody deleted it: make it again
         return None
+
+    def _unmanaged(self, nobody: NoResponders, info: Mapping[str, Any] | None) -> CallError | None:
+        """Say what is wrong with a stream that is not ours to mend; None if nothing is."""
+        if info is None:
+            return StreamMissing(self._stream_name)
+        kept = info["config"].get("subjects") or []
+        if any(matches(pattern, nobody.subject) for pattern in kept):
+            return None
+        return FailedPrecondition(
+            f"stream {self._stream_name} does not keep {nobody.subject}, only {', '.join(kept)}",
+            not_run=True,
+        )
 
 
 def moment(after: float | None, at: datetime | None) -> datetime | None:

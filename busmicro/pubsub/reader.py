@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from busmicro.call import Call, Decode, Spec, received
+from busmicro.codecs import RAW
 from busmicro.errors import CallError, CodecError, InvalidArgument
 from busmicro.headers import (
     CONTENT_TYPE,
@@ -28,6 +29,7 @@ class Reader:
         plain = topic.coders.find("") or topic.coders.default
         self._plain = plain.decode
         self._usual = topic.coder.decode
+        self._takes_anything = topic.coders.default.content_type == RAW
         self._usual_start = VERSION_LINE + encode_line(CONTENT_TYPE, topic.coder.content_type)
 
     def call(self, subject: bytes, ack: bytes, header: bytes, payload: bytes) -> Call:
@@ -54,6 +56,8 @@ class Reader:
 
     def _decoder(self, header: bytes) -> Decode:
         """Choose how to decode by the content type that an event says it has."""
+        if self._takes_anything:
+            return self._plain  # bytes are bytes, whatever they are called
         lowered = header.lower()
         said = find(header, lowered, FIND_CONTENT_TYPE) or find(header, lowered, FIND_CE_DATA_TYPE)
         content_type = said.decode("utf-8", "replace")

@@ -32,6 +32,7 @@ from busmicro.transport import JetStream, Subjects, err_code
 
 _SHORTCUTS: Final = frozenset({"@yearly", "@monthly", "@weekly", "@daily", "@hourly"})
 _EVERY = re.compile(r"@every (\d+(h|m|s))+")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _INVALID_SCHEDULE: Final = 10189
 
 
@@ -100,6 +101,8 @@ class Cron:
             raise SetupError(f"cron {self.name}: topic {self.topic.subject} needs a stream")
         if not self.topic.is_concrete:
             raise SetupError(f"cron {self.name}: topic {self.topic.subject} is not one subject")
+        if not _NAME.fullmatch(self.name):
+            raise SetupError(f"cron name {self.name!r}: use letters, digits, _ and -")
 
     @classmethod
     def of(cls, name: str, schedule: str, topic: Topic[Any], event: object) -> Cron:
@@ -130,13 +133,8 @@ class CronTable:
     def _jetstream(self) -> JetStream:
         return self._declarations.jetstream
 
-    async def write(self, crons: Sequence[Cron], streams: Sequence[str]) -> None:
-        """Make the server's schedules of this service those of its code.
-
-        Args:
-            crons: What shall recur.
-            streams: The names of all streams that the service uses; a schedule in one of them that
-                the code does not have any more is deleted.
+    async def write(self, crons: Sequence[Cron]) -> None:
+        """Have the server publish these events, if it does not yet.
 
         Raises:
             NotSupported: The server is older than 2.14.
@@ -145,12 +143,27 @@ class CronTable:
         """
         for cron in crons:
             await self._write(cron)
+
+    async def clean_up(self, crons: Sequence[Cron], kept: Sequence[str]) -> None:
+        """Delete the schedules of this service that its code does not have any more.
+
+        Args:
+            crons: What shall recur.
+            kept: The subjects that the account's streams keep.
+
+        Raises:
+            CallError: As `JetStream.api`.
+        """
         wanted = {self._subject(cron) for cron in crons}
-        for stream in streams:
-            for subject in await self._written(stream):
-                if subject not in wanted:
+        start, end = self._subjects.schedule("", "").removesuffix("."), ".>"
+        for subject in kept:
+            if not (subject.startswith(start) and subject.endswith(end)):
+                continue
+            stream = subject[len(start) : -len(end)]
+            for written in await self._written(stream):
+                if written not in wanted:
                     name = self._subjects.stream(stream)
-                    await self._jetstream.api(f"STREAM.PURGE.{name}", {"filter": subject})
+                    await self._jetstream.api(f"STREAM.PURGE.{name}", {"filter": written})
 
     def _subject(self, cron: Cron) -> str:
         stream = cron.topic.stream.name if cron.topic.stream else ""

@@ -57,6 +57,7 @@ class Subscriptions:
         # Without wrappers nobody else sees what a handler raises, and its listener recovers.
         around = [*wrappers, Recover()] if wrappers else []
         chain = compose(around, subscriber.invoke)
+        subscriber.words_before = self._bus.subjects.prefix.count(".")
         reader = Reader(subscriber.spec, subscriber.topic)
         if subscriber.topic.stream is None:
             return CoreListener(subscriber, chain, self._bus, reader)

@@ -49,6 +49,8 @@ class Workers(Generic[I]):
         """What nobody has begun with."""
         self.running = 0
         """How many are being handled."""
+        self.behind = 0
+        """How many wait in lanes, behind one with the same key."""
         self._handle = handle
         self._on_success = on_success
         self._on_failure = on_failure
@@ -117,16 +119,19 @@ class Workers(Generic[I]):
         key = self._key(item)
         if key in self._lanes:
             self._lanes[key].append(item)
+            self.behind += 1
             return
         lane = self._lanes[key] = deque([item])
         try:
             while lane:
                 await self._handle_one(lane[0])
                 lane.popleft()
+                self.behind -= bool(lane)
         finally:
             del self._lanes[key]
             while len(lane) > 1:  # it was cut short: what stands behind is somebody else's turn
                 self.waiting.appendleft(lane.pop())
+                self.behind -= 1
 
     async def _handle_one(self, item: I) -> None:
         try:
@@ -155,11 +160,15 @@ class Workers(Generic[I]):
 
     def take_back(self) -> list[I]:
         """Return what nobody has begun with; it will not be handled here."""
-        rest = list(self.waiting)
-        self.waiting.clear()
+        rest: list[I] = []
         for lane in self._lanes.values():
-            while len(lane) > 1:  # the first one is being handled
-                rest.append(lane.pop())
+            first, *behind = lane  # the first one is being handled
+            rest.extend(behind)
+            lane.clear()
+            lane.append(first)
+        rest.extend(self.waiting)
+        self.waiting.clear()
+        self.behind = 0
         return rest
 
     def end_all(self) -> None:

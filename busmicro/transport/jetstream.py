@@ -21,6 +21,7 @@ from busmicro.errors import (
     Code,
     DataLoss,
     Disconnected,
+    InvalidArgument,
     NoResponders,
     Unavailable,
     code_from_http,
@@ -169,6 +170,8 @@ class JetStream:
         """
         payload = b"" if body is None else to_json(body)
         asked = API + subject
+        if not asked.isprintable() or " " in asked:
+            raise InvalidArgument(f"{asked!r} has blanks in a name", not_run=True)
         _header, answer = await self.replies.ask(asked.encode(), payload, timeout=timeout)
         return read_answer(answer, asked)
 

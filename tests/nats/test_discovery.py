@@ -98,7 +98,7 @@ async def connect() -> AsyncIterator[Connect]:
         await process.close()
 
 
-def node(id: str, service: str = "greeter") -> Node:  # noqa: A002 - the word the bus uses
+def node(id: str, service: str = "greeter") -> Node:
     return Node(service=service, id=id, started="2026-01-01T00:00:00.000Z")
 
 

@@ -35,7 +35,10 @@ def recording(server: NatsServer, got: list[int], topic=PAID, **options: object)
 
 @pytest.mark.parametrize("group", ["billing", ""])
 async def test_deleted_consumer_is_made_again_where_it_was(server, until, ask, group):
-    """Somebody deletes the consumer of a running service: it goes on, and loses nothing."""
+    """Somebody deletes the consumer of a running service: it goes on, and loses nothing.
+
+    What a group has handled lately may come again: nobody can know how far its other nodes were.
+    """
     got: list[int] = []
     async with recording(server, got, group=group), Client(server.url) as client:
         await client.publish_many(PAID, orders(20))
@@ -46,7 +49,8 @@ async def test_deleted_consumer_is_made_again_where_it_was(server, until, ask, g
         await client.publish_many(PAID, orders(20, 20))
         await until(lambda: set(got) >= set(range(40)))
 
-    assert got == list(range(40))
+    assert set(got) == set(range(40))
+    assert group or got == list(range(40))
 
 
 async def test_deleted_consumer_costs_the_other_nodes_nothing(server, until, ask):
@@ -60,7 +64,7 @@ async def test_deleted_consumer_costs_the_other_nodes_nothing(server, until, ask
         @service.subscribe(PAID, group="billing", concurrency=1, waiting=1, backoff=[0.05])
         async def on_paid(order: Order) -> None:
             got.append(order.n)
-            if order.n == 0 and not gate.is_set():
+            if order.n == 0 and got.count(0) == 1:
                 await gate.wait()
                 raise ValueError("failed after the consumer was made again")
 
@@ -74,7 +78,7 @@ async def test_deleted_consumer_costs_the_other_nodes_nothing(server, until, ask
         await until(lambda: set(got) == set(range(20)))
         gate.set()
 
-        await until(lambda: got.count(0) == 2, timeout=5.0)
+        await until(lambda: got.count(0) >= 2, timeout=5.0)
 
 
 async def test_deleted_stream_is_made_again(server, until, ask):

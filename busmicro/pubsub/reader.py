@@ -59,6 +59,8 @@ class Reader:
         if self._takes_anything:
             return self._plain  # bytes are bytes, whatever they are called
         lowered = header.lower()
+        if b"content" not in lowered:
+            return self._plain  # the usual case of events without a stream
         said = find(header, lowered, FIND_CONTENT_TYPE) or find(header, lowered, FIND_CE_DATA_TYPE)
         content_type = said.decode("utf-8", "replace")
         try:

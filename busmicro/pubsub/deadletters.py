@@ -104,7 +104,7 @@ class DeadLetters:
         """See to it that dead letters can be kept; raises as `Declarations.ensure`."""
         await self._declarations.ensure_stream(DEAD_LETTERS)
 
-    async def bury(self, call: Call, failure: CallError, *, consumer: str, attempts: int) -> None:
+    async def bury(self, call: Call, failure: CallError, *, consumer: str, attempts: int) -> Stored:
         """Store a copy of an event that is given up; a second copy of it is not stored.
 
         Args:
@@ -112,6 +112,9 @@ class DeadLetters:
             failure: Why.
             consumer: Who could not handle it.
             attempts: How often it was tried.
+
+        Returns:
+            Where the copy is; a duplicate if it was there before.
 
         Raises:
             CallError: The copy is not stored, so the event must not be given up.
@@ -123,11 +126,20 @@ class DeadLetters:
         block = _block(call, delivery, failure, consumer, attempts)
         await self._declarations.ensure_stream(DEAD_LETTERS)
         try:
-            await self._jetstream.publish(subject, call.payload, block, timeout=_TIMEOUT)
+            return await self._store(subject, call.payload, block)
         except NoResponders:
             self._declarations.forget(DEAD_LETTERS)  # somebody deleted it
             await self._declarations.ensure_stream(DEAD_LETTERS)
-            await self._jetstream.publish(subject, call.payload, block, timeout=_TIMEOUT)
+            return await self._store(subject, call.payload, block)
+
+    async def _store(self, subject: str, payload: bytes, block: bytes) -> Stored:
+        _header, answer = await self._bus.replies.ask(
+            subject.encode(), payload, block, timeout=_TIMEOUT
+        )
+        fields = read_answer(answer, subject)
+        return Stored(
+            str(fields.get("stream", "")), int(fields["seq"]), bool(fields.get("duplicate"))
+        )
 
     async def list(
         self, *, stream: str = "", consumer: str = "", most: int = 100

@@ -272,6 +272,7 @@ class StreamListener(_Listening):
         self._options = subscriber.options
         self._letters = letters
         self._intake = intake
+        self._alone = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._first = first_attempt(intake.consumer.stream, intake.consumer.name)
         self._come_again = Batches(subscriber.options.waiting, _GATHER, self._put_in_order)
@@ -319,13 +320,39 @@ class StreamListener(_Listening):
     def _handle(self, call: Call) -> Awaitable[object]:
         ack = call.ack_bytes  # that of a first attempt, mostly
         if not ack.startswith(self._first) and attempt_of(ack) > self._options.max_deliver:
-            return self._over(call)
+            return self._try_alone(call)
         enter_call(call)
         return self._chain(call)
 
-    async def _over(self, call: Call) -> object:
-        """Give up an event that was delivered once more than allowed."""
-        raise silent_end(attempt_of(call.ack_bytes) - 1)
+    async def _try_alone(self, call: Call, seen: Call | None = None) -> object:
+        """Try an event for the very last time that was delivered once more than allowed.
+
+        It need not be to blame: it may only have been in the hands of a node that another event
+        killed. So its dead letter is stored first, then it is tried, alone, and if that goes well
+        the letter is taken back. Who finds the letter there already knows that this event has ended
+        its node by itself.
+        """
+        attempts = attempt_of(call.ack_bytes) - 1
+        over = silent_end(attempts)
+        if self._options.max_deliver == 1:
+            raise over  # whoever says 1 means that it must not run twice
+        async with self._alone:
+            letter = await self._letters.bury(
+                call, over, consumer=self._intake.consumer.label, attempts=attempts
+            )
+            if letter.duplicate:
+                raise over
+            reply = await super()._handle(seen or call)
+        await self._take_back_letter(letter.sequence)
+        return reply
+
+    async def _take_back_letter(self, number: int) -> None:
+        try:
+            await self._letters.drop(number)
+        except CallError as failure:
+            log.warning(
+                "%s: dead letter %d was handled after all; drop it: %s", self._name, number, failure
+            )
 
     def _handled(self, call: Call) -> None:
         self._figures.handled += 1
@@ -393,7 +420,7 @@ class StreamListener(_Listening):
         for call in tuple(calls):
             if attempt_of(call.ack_bytes) > self._options.max_deliver:
                 calls.remove(call)
-                await self._failed(call, silent_end(attempt_of(call.ack_bytes) - 1))
+                await self._try_list_of_one(call)
         if not calls:
             return
         many, wrong = self._reader.call_of_many(calls)
@@ -402,6 +429,18 @@ class StreamListener(_Listening):
             await self._failed(call, failure)
         if calls:
             await super()._handle(many)
+
+    async def _try_list_of_one(self, call: Call) -> None:
+        many, wrong = self._reader.call_of_many([call])
+        if wrong:
+            await self._failed(call, wrong[call])
+            return
+        try:
+            await self._try_alone(call, many)
+        except Exception as failure:
+            await self._failed(call, failure)
+        else:
+            self._handled(call)
 
     def _handled_list(self, calls: list[Call]) -> None:
         for call in calls:

@@ -65,6 +65,8 @@ _MOST_BLOCKS: Final = 64
 _FURTHEST: Final = 3_650 * 86_400.0
 _TOO_MANY_REQUESTS: Final = 10167
 _STORE_FAILED: Final = 10077
+_IN_PROCESS: Final = 10158
+"""An attempt before this one, with the same id, is still on its way through the cluster."""
 _NO_SPACE: Final = frozenset({10023, 10047})
 
 
@@ -455,7 +457,7 @@ class Outlet(Generic[T]):
         if number in _NO_SPACE:
             return self._full(failure)
         passing = {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNKNOWN}
-        if number == _TOO_MANY_REQUESTS or failure.code in passing:
+        if number in {_TOO_MANY_REQUESTS, _IN_PROCESS} or failure.code in passing:
             failure.not_run = failure.not_run or bool(number)  # a refusal is certain
             return None
         return failure

@@ -70,7 +70,8 @@ class Pull:
         self.outstanding = 0
         """Events that were asked for and have not come."""
         self._transport = transport
-        self._inbox = f"{inbox}.pull.{next(_numbers)}"
+        self._inboxes = f"{inbox}.pull"
+        self._inbox = ""
         self._subject = f"{API}CONSUMER.MSG.NEXT.{stream}.{consumer}".encode()
         self._name = f"{stream}/{consumer}"
         self._on_event = on_event
@@ -87,10 +88,15 @@ class Pull:
 
     def start(self) -> Subscription:
         """Listen and ask for the first events; the subscription is in force after a barrier."""
-        self._subscription = self._transport.subscribe(self._inbox, self._on_message)
+        subscription = self._subscribe()
         self._transport.listen(self)
         self._later(_HEARTBEAT, self._check)
         self.refill()
+        return subscription
+
+    def _subscribe(self) -> Subscription:
+        self._inbox = f"{self._inboxes}.{next(_numbers)}"
+        self._subscription = self._transport.subscribe(self._inbox, self._on_message)
         return self._subscription
 
     def stop(self) -> None:
@@ -132,7 +138,7 @@ class Pull:
     def _on_message(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         self._heard = True
         if reply:
-            self.outstanding -= 1
+            self.outstanding = max(0, self.outstanding - 1)  # or it was given up for lost
             if self._pinned and _PIN in header:
                 self._pin = parse(header).get("Nats-Pin-Id", "")
             self._on_event(subject, reply, header, payload)
@@ -195,7 +201,10 @@ class Pull:
     # --- Listener -------------------------------------------------------------------------------
 
     def on_connected(self) -> None:
-        """Ask again: what was asked for on the lost connection will not come."""
+        """Ask again, with another inbox: or the server would go on with the old requests, too."""
+        if self._subscription is not None:
+            self._transport.unsubscribe(self._subscription)
+            self._subscribe()
         self.outstanding = 0
         self._pause = _FIRST_PAUSE
         self.refill()

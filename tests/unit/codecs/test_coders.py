@@ -23,7 +23,7 @@ class Hello(BaseModel):
         (Struct, PROTOBUF, {JSON}),
         (None, JSON, {MSGPACK, PROTOBUF, RAW}),
     ],
-    ids=str,
+    ids=["model", "dict", "bytes", "protobuf", "nothing"],
 )
 def test_type_of_a_message_decides_how_it_may_travel(kind: object, default: str, others: set[str]):
     """A model is JSON unless the caller says MessagePack, protobuf is protobuf or JSON."""

@@ -187,14 +187,12 @@ async def test_service_started_before_nats_waits_and_says_so(start_program, unti
     port = first.port
     await first.stop()
     node = start_program(GREETER, "early", url=f"nats://127.0.0.1:{port}")
-    await asyncio.sleep(0.7)
-    assert node.poll() is None
+    assert node.stderr is not None
+    said = (await asyncio.to_thread(node.stderr.readline)).decode()
     async with NatsServer(port=port) as server, Client(server.url, wait_for_ready=True) as client:
         assert await client.call("greeter", "hello", "Bo", timeout=10.0)
         node.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(node.wait, 10) == 0
-        assert node.stderr is not None
-        said = node.stderr.read().decode()
     assert f"cannot reach NATS at nats://127.0.0.1:{port}" in said
     assert "waiting for it" in said
 

@@ -135,7 +135,7 @@ async def start(request: pytest.FixtureRequest) -> AsyncIterator[Start]:
         await server.stop()
 
 
-def node(id: str, service: str = "greeter", **more: object) -> Node:  # noqa: A002 - the word the bus uses
+def node(id: str, service: str = "greeter", **more: object) -> Node:
     fields = {"started": "2026-01-01T00:00:00.000Z", "metadata": {"zone": "a"}, **more}
     return Node.model_validate({"service": service, "id": id, **fields})
 

@@ -67,7 +67,7 @@ def test_a_heartbeat_is_small() -> None:
 )
 def test_what_a_node_says_is_read_as_it_was_said(
     service: str,
-    id: str,  # noqa: A002
+    id: str,
     metadata: dict[str, str],
     running: int,
 ) -> None:

@@ -14,7 +14,7 @@ from busmicro.testing import FakeClock
 TTL = 30.0
 
 
-def node(id: str, version: str = "1.0.0", running: int = 0) -> Node:  # noqa: A002
+def node(id: str, version: str = "1.0.0", running: int = 0) -> Node:
     return Node(service="greeter", id=id, version=version, running=running)
 
 
@@ -38,7 +38,7 @@ def ids(view: LiveView) -> list[str]:
     return [n.id for n in view.nodes()]
 
 
-def sighting(clock: FakeClock, id: str, *, age: float = 0.0) -> Sighting:  # noqa: A002
+def sighting(clock: FakeClock, id: str, *, age: float = 0.0) -> Sighting:
     seen = clock.now() - age
     return Sighting(node(id), TTL, seen, seen + TTL)
 

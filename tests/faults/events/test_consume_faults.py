@@ -199,22 +199,22 @@ async def test_stopped_consumer_gives_its_events_back_at_once(
 ):
     """SIGTERM: what runs is finished, what waits goes elsewhere long before `ack_wait`."""
     run = Run(programs, server.url, observer, FAULTS_ACK_WAIT="60", FAULTS_EFFECTS="")
-    await run.start_consumers(2, FAULTS_SLOW="0.1")
-    await run.start_publishers(one=800, many=800, count=120)
+    await run.start_consumers(2, FAULTS_SLOW="1.0")
+    await run.start_publishers(one=800, many=800, count=60)
     await programs.wait("p0", "p1")
 
     assert await programs.end("c0", within=5.0) == {"c0": 0}
-    took = await _time_until(run, lambda: _all_done(observer), within=20.0)
+    took = await _time_until(run, lambda: _all_done(observer), within=30.0)
     history = await run.finish(ask_to_stop=False)
 
     report.add(
         "consumer stopped by SIGTERM", "given back, and handled elsewhere", history.redelivered
     )
-    report.add("consumer stopped by SIGTERM", "all events handled after, s", took, "≤ 10")
+    report.add("consumer stopped by SIGTERM", "all events handled after, s", took, "≤ 20")
     history.must_be_clean(where=programs.logs, seed=seed)
-    assert len(history.handled) == len(history.stored) == 240, "each was handled once"
+    assert len(history.handled) == len(history.stored) == 120, "each was handled once"
     assert history.redelivered > 0
-    assert took <= 10.0
+    assert took <= 20.0
 
 
 async def test_cut_connections_do_not_let_a_consumer_hold_more(

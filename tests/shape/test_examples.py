@@ -39,16 +39,6 @@ PRINTS = {
     "11_iterate.py": (
         "readings.attic: 14.5\nreadings.cellar: 11.0\nreadings.kitchen: 21.0\ncoldest: 11.0\n"
     ),
-    "12_rate_limit.py": (
-        "3 calls of two clients were answered in 2.5 s, at 1/s\n"
-        "the rest was told when to come: True\n"
-        "Snow? Perhaps.\n"
-    ),
-    "13_breaker.py": (
-        "open after 5 slow calls\n"
-        "100 refused, the service was still asked 5 times\n"
-        "5 bolts, closed\n"
-    ),
 }
 NEED_A_SERVER = {"01_greeter.py", "02_client.py"}
 

@@ -37,11 +37,12 @@ faults: setup ## events under kills, cuts and freezes, every one accounted for (
 bench: .venv-bench/.ready ## calls, events, start-up and memory beside nats-py, FastStream and grpc.aio
 	.venv-bench/bin/python benchmarks/rpc.py
 	.venv-bench/bin/python benchmarks/events.py
+	.venv-bench/bin/python benchmarks/wrappers.py
 
 # What a user installs, plus the rivals: optional parts such as WebSocket support cost start-up time.
 .venv-bench/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-bench
-	PIP_CONSTRAINT=constraints.txt .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -e ".[server,bench]"
+	PIP_CONSTRAINT=constraints.txt .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -e ".[server,bench,otel]"
 	@touch $@
 
 clean: ## remove .venv and caches

@@ -5,6 +5,7 @@
 Every contender runs its server in a process of its own and its client in another; the rounds go
 round all of them, so that a noisy moment of the machine hits each alike.  Typed pydantic in and
 out everywhere; "3 headers" means that both sides send content type, timeout and traceparent.
+"recommended" is busmicro with the whole recommended set of wrappers at both ends.
 """
 
 from __future__ import annotations
@@ -60,9 +61,17 @@ async def serve_nats_py(url: str) -> None:
 
 
 async def serve_busmicro(url: str) -> None:
+    await serve_hello("bench", url, defaults=False)
+
+
+async def serve_recommended(url: str) -> None:
+    await serve_hello("bench-recommended", url, defaults=True)
+
+
+async def serve_hello(name: str, url: str, *, defaults: bool) -> None:
     from busmicro import Service
 
-    service = Service("bench")
+    service = Service(name, defaults=defaults)
 
     @service.rpc
     async def hello(request: Request) -> Reply:
@@ -121,13 +130,27 @@ async def nats_py_client(url: str, stack: AsyncExitStack, *, headers: bool) -> C
 async def busmicro_client(url: str, stack: AsyncExitStack, *, headers: bool) -> Call:
     from busmicro import Client
 
-    client = await stack.enter_async_context(Client(url))
+    return await hello_of("bench", Client(url), stack, headers=headers)
+
+
+async def recommended_client(url: str, stack: AsyncExitStack, *, headers: bool) -> Call:
+    from busmicro import Client
+    from busmicro.wrappers import RECOMMENDED
+
+    wrappers = [make() for make in RECOMMENDED.client]
+    return await hello_of(
+        "bench-recommended", Client(url, wrappers=wrappers), stack, headers=headers
+    )
+
+
+async def hello_of(service: str, client, stack: AsyncExitStack, *, headers: bool) -> Call:
+    await stack.enter_async_context(client)
     if headers:  # Bus-Timeout is always sent
         given = {name: value for name, value in HEADERS.items() if name != "Bus-Timeout"}
         client = client.with_options(headers=given)
 
     async def call(request: Request) -> Reply:
-        return await client.call("bench", "hello", request, returns=Reply)
+        return await client.call(service, "hello", request, returns=Reply)
 
     return call
 
@@ -164,6 +187,7 @@ async def grpc_client(_url: str, stack: AsyncExitStack, *, headers: bool) -> Cal
 CONTENDERS = {
     "nats-py": (serve_nats_py, nats_py_client, "nats"),
     "busmicro": (serve_busmicro, busmicro_client, "busmicro"),
+    "recommended": (serve_recommended, recommended_client, "busmicro"),
     "FastStream": (serve_faststream, faststream_client, "faststream"),
     "grpc.aio": (serve_grpc, grpc_client, "grpc"),
 }
@@ -269,9 +293,11 @@ def print_calls(table: dict[str, dict[str, float]]) -> None:
 
 def report_targets(table: dict[str, dict[str, float]], start: dict[str, float]) -> None:
     many, hand = table["busmicro|64|3"], table["nats-py|64|3"]
+    whole = table["recommended|64|3"]
     one, hand_one = table["busmicro|1|3"], table["nats-py|1|3"]
     rows = [
         ("64 in flight, 3 headers, × nats-py", many["per_second"] / hand["per_second"], ">=", 2.0),
+        ("the same, recommended wrappers", whole["per_second"] / hand["per_second"], ">=", 1.7),
         ("one at a time, 3 headers, p50 × nats-py", one["p50_us"] / hand_one["p50_us"], "<=", 0.9),
         ("import busmicro, s", start["import_s"], "<=", 0.25),
         ("python greeter.py to first answer, s", start["first_answer_s"], "<=", 0.6),

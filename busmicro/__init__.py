@@ -52,34 +52,62 @@ if TYPE_CHECKING:
     from busmicro.rpc import Answers
     from busmicro.service import Service
     from busmicro.settings import Settings
-    from busmicro.wrappers import Recover, Retry
+    from busmicro.wrappers import (
+        AdaptiveLimit,
+        Cache,
+        CircuitBreaker,
+        CircuitOpen,
+        ConcurrencyLimit,
+        Deadline,
+        Fault,
+        Hedge,
+        Log,
+        Metrics,
+        RateLimit,
+        Recover,
+        Retry,
+        Trace,
+        Validate,
+        once,
+        only,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Aborted",
+    "AdaptiveLimit",
     "AlreadyExists",
     "Answers",
     "BusmicroError",
+    "Cache",
     "Call",
     "CallError",
     "Cancelled",
+    "CircuitBreaker",
+    "CircuitOpen",
     "Client",
     "Code",
     "CodecError",
+    "ConcurrencyLimit",
     "DataLoss",
     "DeadLetter",
     "DeadLetters",
+    "Deadline",
     "DeadlineExceeded",
     "Delivery",
     "Disconnected",
     "Events",
     "FailedPrecondition",
+    "Fault",
     "Handler",
     "Headers",
+    "Hedge",
     "Internal",
     "InvalidArgument",
     "Kind",
+    "Log",
+    "Metrics",
     "NatsCluster",
     "NatsServer",
     "NoJetStream",
@@ -91,6 +119,7 @@ __all__ = [
     "PayloadTooLarge",
     "PermissionDenied",
     "PublishUnknown",
+    "RateLimit",
     "Recover",
     "Reject",
     "ResourceExhausted",
@@ -108,13 +137,17 @@ __all__ = [
     "StreamMissing",
     "Tap",
     "Topic",
+    "Trace",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "Unknown",
+    "Validate",
     "Wrapper",
     "current_call",
     "endpoint_options",
+    "once",
+    "only",
 ]
 
 if not TYPE_CHECKING:  # type checkers shall know the names above and no others
@@ -129,7 +162,8 @@ if not TYPE_CHECKING:  # type checkers shall know the names above and no others
         "busmicro.rpc": "Answers",
         "busmicro.service": "Service",
         "busmicro.settings": "Settings",
-        "busmicro.wrappers": "Recover Retry",
+        "busmicro.wrappers": "AdaptiveLimit Cache CircuitBreaker CircuitOpen ConcurrencyLimit "
+        "Deadline Fault Hedge Log Metrics RateLimit Recover Retry Trace Validate once only",
     }
     _HOMES = dict.fromkeys(__all__, "busmicro.errors") | {
         name: home for home, names in _ELSEWHERE.items() for name in names.split()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextvars
 import enum
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -88,6 +88,7 @@ class Call:
         "ack_bytes",
         "began",
         "deadline",
+        "parts",
         "payload",
         "spec",
         "subject_bytes",
@@ -119,6 +120,8 @@ class Call:
         """Has the user's function been entered? From then on nobody may say that it did not run."""
         self.payload = payload
         """The message as it came in; empty at the client's side."""
+        self.parts: Sequence[Call] = ()
+        """The events that a list of events consists of; empty for everything else."""
         self._message = message
         self._decode = decode
         self._headers = headers
@@ -207,7 +210,7 @@ class Call:
         other._headers = None if self._headers is None else self._headers.copy()
         other._block, other.ack_bytes = self._block, self.ack_bytes
         other.subject_bytes, other.tried_here = self.subject_bytes, self.tried_here
-        other._reply_headers, other.began = None, False
+        other._reply_headers, other.began, other.parts = None, False, self.parts
         other._taps = None if self._taps is None else list(self._taps)
         return other
 
@@ -233,6 +236,7 @@ def received(
     call.spec, call.deadline, call.began, call.payload = spec, deadline, False, payload
     call._message, call._decode, call._headers, call._block = None, decode, None, block
     call._reply_headers = call._taps = None
+    call.parts = ()
     call.subject_bytes, call.ack_bytes, call.tried_here = subject, ack, 0
     return call
 

@@ -23,6 +23,7 @@ from busmicro.pubsub import (
 )
 from busmicro.rpc import DEFAULT_TIMEOUT, Caller, CallOptions
 from busmicro.settings import Settings
+from busmicro.wrappers import checked
 
 T = TypeVar("T")
 _identity = id  # `id` is also what an event has
@@ -39,6 +40,9 @@ class Client(Caller):
         namespace: The prefix that the services were started with.
         wait_for_ready: Wait for a connection and for a node instead of failing at once.
         settings: Everything else; left out, read from `BUSMICRO_*`.
+
+    Raises:
+        SetupError: What was given cannot be a wrapper. The text names it and the fix.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Client(Caller):
     ) -> None:
         given = settings or Settings.load(nats_url=url, namespace=namespace)
         options = CallOptions(timeout=timeout, wait_for_ready=wait_for_ready)
+        wrappers = tuple(map(checked, wrappers))
         super().__init__(Bus(given), wrappers=wrappers, options=options, name="")
         self._publisher = Publisher(self._bus, wrappers=wrappers, producer="")
 

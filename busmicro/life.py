@@ -10,21 +10,32 @@ handle it.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from busmicro.bus import Bus
-from busmicro.call import Wrapper
+from busmicro.call import Side, Wrapper
 from busmicro.client import Client
 from busmicro.clock import SYSTEM_CLOCK
 from busmicro.codecs import json_schema
+from busmicro.health import (
+    HEALTH_KEY,
+    SERVING,
+    Check,
+    CheckRunner,
+    Outcome,
+    Standing,
+    another_serves,
+)
 from busmicro.pubsub import Cron, CronTable, Subscriber, Subscribers, Subscriptions, Topic
 from busmicro.registry import Description, EndpointRecord, Node
 from busmicro.rpc import (
     HEALTH,
     STATS,
+    CheckReport,
     Endpoint,
     Endpoints,
     Monitor,
@@ -34,8 +45,13 @@ from busmicro.rpc import (
 )
 from busmicro.settings import Settings
 from busmicro.tasks import Tasks
+from busmicro.telemetry import About, set_up
 from busmicro.transport import QUEUE_GROUP
 from busmicro.wrappers import Recover
+
+if TYPE_CHECKING:
+    from busmicro.gauges import LoopLag, NodeFigures
+    from busmicro.probes import Probes
 
 _LOOK_FOR_STREAMS_EVERY = 60.0
 
@@ -60,6 +76,8 @@ class Parts:
     """The topics it publishes to."""
     crons: Sequence[Cron]
     """The events that recur."""
+    checks: Sequence[Check]
+    """What it needs in order to be well."""
     client_wrappers: Sequence[Wrapper]
     """Put around calls and events that go out."""
     handler_wrappers: Sequence[Wrapper]
@@ -91,11 +109,18 @@ class Life:
         declarations = self.client.publisher.declarations
         self.subscriptions = Subscriptions(parts.name, parts.subscribers, self.bus, declarations)
         self._crons = CronTable(declarations, self.bus.subjects, parts.name)
+        self._runner = CheckRunner(parts.checks)
+        self.standing = self._standing()
+        self._begun = False
+        self._monitor.status = lambda: self.standing.status if self._begun else "starting"
+        self._monitor.checks = lambda: [*map(_report, self._runner.outcomes.values())]
         self._monitor.running = lambda: self.running
         self._monitor.subscribers = lambda: [*map(_figures, parts.subscribers)]
         self._monitor.refused = lambda: self.server.refused_replies
         self._stack = AsyncExitStack()
         self._tasks = Tasks()
+        self.probes: Probes | None = None
+        """What answers over HTTP; None unless a port is set."""
 
     @property
     def running(self) -> int:
@@ -104,12 +129,16 @@ class Life:
 
     async def begin(self, *, wait: bool) -> None:
         """Connect, serve and register; raises as `Service.start`."""
-        await self.bus.open(wait=wait)
         parts = self._parts
+        await self._show()
+        await self.bus.open(wait=wait)
         if parts.lifespan is not None:
             await self._stack.enter_async_context(parts.lifespan())
         await self._start_events(parts.handler_wrappers)
-        await self.server.start([*parts.handler_wrappers, Recover()])
+        await self._runner.begin()
+        away = await self.standing.starts_away()
+        await self.server.start([*parts.handler_wrappers, Recover()], away=away)
+        self._begun = True
         self.bus.discovery.publishes(
             stats=self._monitor.service_stats,
             running=lambda: self.running,
@@ -120,6 +149,55 @@ class Life:
         self._protect(kept)
         await self._crons.clean_up(parts.crons, kept)
         self._tasks.spawn(self._keep_protecting(), name=f"{parts.name} stream subjects")
+        if parts.checks:
+            self._tasks.spawn(self.standing.keep(), name=f"{parts.name} standing")
+
+    async def _show(self) -> None:
+        """Let others see from outside how this node is, as far as settings and `OTEL_*` say."""
+        parts, settings = self._parts, self.bus.settings
+        about = About(
+            service=parts.name,
+            version=parts.version,
+            node=parts.id,
+            namespace=settings.namespace,
+        )
+        set_up(about, scraped=settings.metrics_port is not None)
+        if settings.metrics_port is not None or "opentelemetry.metrics" in sys.modules:
+            await self._show_figures(settings.metrics_host, settings.metrics_port)
+
+    async def _show_figures(self, host: str, port: int | None) -> None:
+        from busmicro.gauges import LoopLag, current_gauges  # noqa: PLC0415 - start-up time
+        from busmicro.probes import Probes  # noqa: PLC0415
+
+        lag = LoopLag()
+        self._tasks.spawn(lag.keep_measuring(), name=f"{self._parts.name} loop lag")
+        if port is not None:
+            self.probes = Probes(self._monitor.report, lambda: lag.worst, host=host, port=port)
+            await self.probes.start()
+            self._stack.push_async_callback(self.probes.stop)
+        gauges = current_gauges()
+        if gauges is not None:
+            figures = self._figures(lag)
+            gauges.show(figures)
+            self._stack.callback(gauges.hide, figures)
+
+    def _figures(self, lag: LoopLag) -> NodeFigures:
+        from busmicro.gauges import NodeFigures  # noqa: PLC0415 - start-up time
+
+        parts = self._parts
+        return NodeFigures(
+            service=parts.name,
+            node=parts.id,
+            bus=self.bus,
+            running=lambda: self.running,
+            waiting=lambda: self.subscriptions.waiting,
+            endpoints=self._endpoints,
+            subscribers=parts.subscribers,
+            wrappers={Side.CLIENT: parts.client_wrappers, Side.HANDLER: parts.handler_wrappers},
+            runner=self._runner,
+            standing=self.standing,
+            lag=lag,
+        )
 
     async def _start_events(self, wrappers: Sequence[Wrapper]) -> None:
         """Make the streams, write the schedules, listen to the topics."""
@@ -127,6 +205,26 @@ class Life:
         await self.client.publisher.declarations.ensure(*parts.published)
         await self.subscriptions.start(wrappers)
         await self._crons.write(parts.crons)
+
+    def _standing(self) -> Standing:
+        """Make what decides whether this node takes requests that others can answer."""
+        service, node = self._parts.name, self._parts.id
+        asking = Client.on(self.bus, wrappers=(), name=service)
+        return Standing(
+            f"{service} {node}",
+            self._runner,
+            self.server,
+            another_serves=lambda: another_serves(asking, service, node),
+            announce=self._announce,
+        )
+
+    async def _announce(self, status: str) -> None:
+        """Tell the registry how this node is; nothing is said of one that is well."""
+        metadata = dict(self._parts.metadata)
+        if status != SERVING:
+            metadata[HEALTH_KEY] = status
+        node = self._node.model_copy(update={"metadata": metadata})
+        await self.bus.discovery.register(node, self.description())
 
     def _protect(self, subjects: list[str]) -> None:
         self.server.replies_allowed.protect(subjects)
@@ -141,6 +239,7 @@ class Life:
         """Deregister, take nothing new, finish what runs within so many seconds, disconnect."""
         self.ending = self._monitor.stopping = True
         await self._tasks.cancel()
+        await self._runner.end()
         await self.bus.discovery.deregister(self._node)
         await asyncio.gather(self.server.stop(grace), self.subscriptions.stop(grace))
         try:
@@ -180,4 +279,16 @@ def _figures(subscriber: Subscriber) -> SubscriberFigures:
         dead=figures.dead,
         dropped=figures.dropped,
         last_error=figures.last_error,
+    )
+
+
+def _report(outcome: Outcome) -> CheckReport:
+    check = outcome.check
+    return CheckReport(
+        name=check.name,
+        passed=outcome.passed,
+        critical=check.critical,
+        error=outcome.error,
+        took_ms=round(outcome.took * 1000, 3),
+        ago=round(SYSTEM_CLOCK.now() - outcome.at, 3),
     )

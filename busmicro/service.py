@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import signal
 import sys
 from collections.abc import (
     AsyncIterable,
@@ -30,6 +29,7 @@ from busmicro.call import Wrapper
 from busmicro.client import Client
 from busmicro.endpoint import EndpointOptions, Function, options_of, public_methods
 from busmicro.errors import BusmicroError, Disconnected, SetupError, exit_code
+from busmicro.health import Check, CheckFunction, Checks
 from busmicro.life import Life, Parts
 from busmicro.pubsub import (
     PUBLISH_TIMEOUT,
@@ -44,16 +44,19 @@ from busmicro.pubsub import (
 )
 from busmicro.rpc import Endpoints
 from busmicro.settings import Settings
+from busmicro.signals import StopSignals
 from busmicro.transport import (
     Subjects,
     check_node,
     check_service,
     check_version,
 )
+from busmicro.wrappers import RECOMMENDED, Recover, checked
 
 log = logging.getLogger("busmicro.service")
 
 F = TypeVar("F", bound=Function)
+C = TypeVar("C", bound=CheckFunction)
 T = TypeVar("T")
 _LOOK_FOR_STREAMS_EVERY = 60.0
 
@@ -75,6 +78,7 @@ class Service:
             innermost.
         lifespan: A function that takes the service and returns an async context manager, entered
             once connected and before the first request, left after the last one.
+        defaults: Put the recommended wrappers (`busmicro.wrappers.RECOMMENDED`) around those given?
         settings: Everything else; left out, read from `BUSMICRO_*` at start.
 
     Raises:
@@ -93,6 +97,7 @@ class Service:
         client_wrappers: Sequence[Wrapper] = (),
         handler_wrappers: Sequence[Wrapper] = (),
         lifespan: Lifespan | None = None,
+        defaults: bool = False,
         settings: Settings | None = None,
     ) -> None:
         self.name = check_service(name)
@@ -102,13 +107,19 @@ class Service:
         namespace = Subjects(namespace).namespace
         self._given: dict[str, str | None] = {"nats_url": url, "namespace": namespace or None}
         self._settings = settings
-        self._client_wrappers = list(client_wrappers)
-        self._handler_wrappers = list(handler_wrappers)
+        self._client_wrappers = [*map(checked, client_wrappers)]
+        self._handler_wrappers = [*map(checked, handler_wrappers)]
+        if defaults:
+            self._client_wrappers[:0] = [make() for make in RECOMMENDED.client]
+            self._handler_wrappers[:0] = [
+                make() for make in RECOMMENDED.handler if make is not Recover
+            ]
         self._lifespan = lifespan
         self._endpoints = Endpoints(self.name)
         self._subscribers = Subscribers(self.name)
         self._published: list[Topic[Any]] = []
         self._crons: list[Cron] = []
+        self._checks = Checks()
         self._life: Life | None = None
 
     def __repr__(self) -> str:
@@ -275,6 +286,43 @@ class Service:
         self._crons.append(Cron.of(said, schedule, topic, event))
         return self.subscribe(topic, group=self.name)
 
+    def check(
+        self, name: str, *, timeout: float = 1.0, critical: bool = True, interval: float = 10.0
+    ) -> Callable[[C], C]:
+        """Check something that the service needs, again and again; use it as `@service.check(…)`.
+
+        The function takes nothing, and fails if it raises or returns False. While a critical check
+        fails, the node takes no requests that another node can answer; the last node that is well
+        always does. `Debug.Health`, `$SRV.STATS` and `busmicro health` show how it went.
+
+        Args:
+            name: What is checked: letters, digits, `_` and `-`.
+            timeout: Seconds that it may take, more than 0.
+            critical: Should the node take no requests while it fails?
+            interval: Seconds between two runs, more than 0; the first one is before the start.
+
+        Returns:
+            The function, as it is.
+
+        Raises:
+            SetupError: The function is not async, the name is taken, or an option makes no sense.
+        """
+
+        def register(function: C) -> C:
+            self._must_not_serve("checks")
+            self._checks.add(
+                Check(
+                    name=name,
+                    function=function,
+                    timeout=timeout,
+                    critical=critical,
+                    interval=interval,
+                )
+            )
+            return function
+
+        return register
+
     @property
     def endpoints(self) -> Endpoints:
         """What callers may call."""
@@ -293,12 +341,12 @@ class Service:
     def wrap_handler(self, *wrappers: Wrapper) -> None:
         """Put wrappers around every handler, inside those that are there."""
         self._must_not_serve("wrappers")
-        self._handler_wrappers.extend(wrappers)
+        self._handler_wrappers.extend(map(checked, wrappers))
 
     def wrap_client(self, *wrappers: Wrapper) -> None:
         """Put wrappers around every call of `service.client`, inside those that are there."""
         self._must_not_serve("wrappers")
-        self._client_wrappers.extend(wrappers)
+        self._client_wrappers.extend(map(checked, wrappers))
 
     def _must_not_serve(self, what: str) -> None:
         if self._life is not None:
@@ -403,6 +451,7 @@ class Service:
             subscribers=self._subscribers.copy(),
             published=self.published,
             crons=tuple(self._crons),
+            checks=tuple(self._checks),
             client_wrappers=tuple(self._client_wrappers),
             handler_wrappers=tuple(self._handler_wrappers),
             lifespan=None if lifespan is None else lambda: lifespan(self),
@@ -443,7 +492,7 @@ class Service:
 
     async def serve(self, *, wait: bool = True) -> None:
         """Start, serve until SIGINT or SIGTERM, stop; a second signal ends what still runs."""
-        with _StopSignals(self) as signals:
+        with StopSignals(self.end_running) as signals:
             try:
                 await self.start(wait=wait)
             except asyncio.CancelledError:
@@ -471,32 +520,6 @@ class Service:
         except BusmicroError as failure:
             sys.stderr.write(f"{self.name} cannot run: {failure}\n{_next_step(failure)}")
             raise SystemExit(exit_code(failure)) from failure
-
-
-class _StopSignals:
-    """SIGINT and SIGTERM while a service runs: the first stops it, the second ends what runs."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._loop = asyncio.get_running_loop()
-        self.starting = asyncio.current_task()
-        self.received = asyncio.Event()
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.add_signal_handler(number, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.remove_signal_handler(number)
-
-    def _on_signal(self) -> None:
-        if self.starting is not None:
-            self.starting.cancel()
-        elif self.received.is_set():
-            self._service.end_running()
-        self.received.set()
 
 
 def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

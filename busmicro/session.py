@@ -86,6 +86,7 @@ class Session(Generic[S]):
                     "a wrapper awaited call_next in another task; use asyncio.timeout, not wait_for"
                 )
             self._opened.append(stream)
+            call.began = True
             await _Pause()
         return None
 

@@ -78,6 +78,12 @@ class Settings(BaseSettings):
     registry_ttl: float = Field(default=30.0, ge=1)
     """Seconds after which a node that has fallen silent is forgotten."""
 
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
+    """Where a service answers `/metrics`, `/health/live` and `/health/ready` over HTTP; 0 for any
+    port that is free, left out for none."""
+    metrics_host: str = "127.0.0.1"
+    """The address that goes with it; `0.0.0.0` for every one of this machine."""
+
     @field_validator("nats_url")
     @classmethod
     def _known_scheme(cls, value: str) -> str:

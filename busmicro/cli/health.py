@@ -37,13 +37,14 @@ class State:
     healthy: bool
     """Is it well?"""
     status: str
-    """`serving`, `stopping`, `present` (it says no more), or the code of what went wrong."""
+    """What it says: `serving`, `failing`, `away`, `stopping`; `present` if it says nothing; or the
+    code of what went wrong."""
     connected: bool | None = None
     """Is its connection up? None if it does not say."""
     uptime: float | None = None
     """Seconds since it started; None if it does not say."""
     error: str | None = None
-    """What went wrong."""
+    """What went wrong, and which checks fail."""
 
     def row(self) -> tuple[str, ...]:
         """Return it as a row of the table."""
@@ -151,6 +152,8 @@ def _state(node: Node, answer: object) -> State:
     said = answer if isinstance(answer, Mapping) else {}
     status, up = str(said.get("status", "unknown")), bool(said.get("connected"))
     uptime = said.get("uptime")
+    checks = said.get("checks")
+    failing = [c for c in checks if not c["passed"]] if isinstance(checks, list) else []
     return State(
         node.service,
         node.id,
@@ -159,4 +162,5 @@ def _state(node: Node, answer: object) -> State:
         status=status,
         connected=up,
         uptime=float(uptime) if isinstance(uptime, int | float) else None,
+        error="; ".join(f"{c['name']}: {c['error']}" for c in failing) or None,
     )

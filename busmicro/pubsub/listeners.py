@@ -66,6 +66,11 @@ class Listener(Protocol):
         """How many events are being handled."""
         ...
 
+    @property
+    def waiting(self) -> int:
+        """How many events are here and not begun with."""
+        ...
+
 
 def _guard(chain: Handler, timeout: float | None) -> Handler:
     """Give each event so many seconds."""
@@ -120,6 +125,13 @@ class _Listening(ABC):
     def running(self) -> int:
         """How many events, or lists of them, are being handled."""
         return self._workers.running + self._lists.running
+
+    @property
+    def waiting(self) -> int:
+        """How many events are here and not begun with."""
+        lists = sum(map(len, self._lists.waiting))
+        single = len(self._workers.waiting) + self._workers.behind
+        return single + lists + len(self._batches)
 
     def _put_list(self, calls: list[Call]) -> None:
         self._lists.put(calls)

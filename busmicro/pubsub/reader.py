@@ -52,7 +52,9 @@ class Reader:
             except InvalidArgument as unreadable:
                 wrong[call] = unreadable
         subject = calls[0].subject_bytes
-        return Call(self._spec, messages, headers=Headers({}), subject=subject), wrong
+        many = Call(self._spec, messages, headers=Headers({}), subject=subject)
+        many.parts = [call for call in calls if call not in wrong]
+        return many, wrong
 
     def _decoder(self, header: bytes) -> Decode:
         """Choose how to decode by the content type that an event says it has."""

@@ -81,6 +81,11 @@ class Subscriptions:
         """How many events are being handled now."""
         return sum(listener.running for listener in self._listeners)
 
+    @property
+    def waiting(self) -> int:
+        """How many events are here and not begun with."""
+        return sum(listener.waiting for listener in self._listeners)
+
     def end_all(self) -> None:
         """End every handler that runs, now; a stream gives its events to somebody else."""
         for listener in self._listeners:

@@ -2,7 +2,16 @@
 
 from busmicro.rpc.client import Answers, Caller
 from busmicro.rpc.handlers import DEFAULT_TIMEOUT, Endpoint, Endpoints
-from busmicro.rpc.monitor import HEALTH, STATS, Health, Monitor, Stats, SubscriberFigures, iso
+from busmicro.rpc.monitor import (
+    HEALTH,
+    STATS,
+    CheckReport,
+    Health,
+    Monitor,
+    Stats,
+    SubscriberFigures,
+    iso,
+)
 from busmicro.rpc.remote import CallOptions
 from busmicro.rpc.server import RpcServer
 
@@ -13,6 +22,7 @@ __all__ = [
     "Answers",
     "CallOptions",
     "Caller",
+    "CheckReport",
     "Endpoint",
     "Endpoints",
     "Health",

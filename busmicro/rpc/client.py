@@ -29,11 +29,12 @@ from busmicro.errors import CallError, CodecError, InvalidArgument, SetupError, 
 from busmicro.headers import TRACE, Headers
 from busmicro.rpc.remote import CallOptions, Remote, ReplyDecoder, returned
 from busmicro.transport import check_endpoint, check_service
-from busmicro.wrappers import Retry
+from busmicro.wrappers import CircuitBreaker, ConcurrencyLimit, Hedge, Only, RateLimit, Retry
 
 T = TypeVar("T")
 
 _MOST_REMOTES = 10_000
+_OF_ATTEMPTS = (Hedge, CircuitBreaker, ConcurrencyLimit, RateLimit)
 
 
 class Answers(list[T], Generic[T]):
@@ -329,10 +330,13 @@ def _no_stream(name: str) -> object:
 
 
 def with_default_retry(wrappers: Sequence[Wrapper]) -> tuple[Wrapper, ...]:
-    """Add a `Retry` innermost, unless there is one."""
-    if any(isinstance(wrapper, Retry) for wrapper in wrappers):
+    """Add a `Retry` unless there is one: around what has to see every attempt, else innermost."""
+    given = [wrapper.wrapper if isinstance(wrapper, Only) else wrapper for wrapper in wrappers]
+    if any(isinstance(wrapper, Retry) for wrapper in given):
         return tuple(wrappers)
-    return (*wrappers, Retry())
+    sees_attempts = (isinstance(wrapper, _OF_ATTEMPTS) for wrapper in given)
+    at = next((at for at, sees in enumerate(sees_attempts) if sees), len(given))
+    return (*wrappers[:at], Retry(), *wrappers[at:])
 
 
 async def _attempt(

@@ -16,11 +16,29 @@ from busmicro.registry import EndpointStats, Node, ServiceStats
 from busmicro.rpc.handlers import Endpoints
 
 
+class CheckReport(BaseModel, defer_build=True):
+    """How a check of a node went when it last ran."""
+
+    name: str
+    """Which."""
+    passed: bool
+    """Did it pass?"""
+    critical: bool
+    """Does the node take no requests while it fails, if another node can?"""
+    error: str = ""
+    """Why it failed."""
+    took_ms: float = 0.0
+    """Milliseconds that it took."""
+    ago: float = 0.0
+    """Seconds since then."""
+
+
 class Health(BaseModel, defer_build=True):
     """Is this node well?"""
 
     status: str
-    """`serving`, or `stopping` while it finishes what runs."""
+    """`starting`; `serving`; `failing` while a critical check fails and no other node is well;
+    `away` while one fails and others take the requests; `stopping` while it finishes what runs."""
     service: str
     """The name of the service."""
     node: str
@@ -31,6 +49,8 @@ class Health(BaseModel, defer_build=True):
     """Is the connection to NATS up?"""
     uptime: float
     """Seconds since it started."""
+    checks: list[CheckReport] = []
+    """How the checks of the service went."""
 
 
 class EndpointFigures(BaseModel, defer_build=True):
@@ -119,18 +139,27 @@ class Monitor:
         """How many requests run now."""
         self.refused: Callable[[], int] = lambda: 0
         """How many requests were refused for their reply subject."""
+        self.status: Callable[[], str] = lambda: "serving"
+        """Whether it takes requests, while it does not stop."""
+        self.checks: Callable[[], list[CheckReport]] = list
+        """How the checks went."""
         self.subscribers: Callable[[], list[SubscriberFigures]] = list
         """What the handlers of events have done."""
 
     async def health(self) -> Health:
         """Is this node well?"""
+        return self.report()
+
+    def report(self) -> Health:
+        """Tell how this node is."""
         return Health(
-            status="stopping" if self.stopping else "serving",
+            status="stopping" if self.stopping else self.status(),
             service=self._node.service,
             node=self._node.id,
             version=self._node.version,
             connected=self._bus.transport.connected,
             uptime=self._uptime,
+            checks=self.checks(),
         )
 
     async def stats(self) -> Stats:
@@ -165,7 +194,8 @@ class Monitor:
         return round(time.monotonic() - self._began, 3)
 
     def service_stats(self) -> ServiceStats:
-        """Give the figures that `$SRV.STATS` shows."""
+        """Give the figures that `$SRV.STATS` shows; those of `Debug.Health` say how the node is."""
+        health = self.report().model_dump(mode="json", include={"status", "checks"})
         return ServiceStats(
             endpoints=tuple(
                 EndpointStats(
@@ -175,6 +205,7 @@ class Monitor:
                     last_error=endpoint.figures.last_error,
                     processing_time=endpoint.figures.processing_time_ns,
                     average_processing_time=endpoint.figures.average_ns,
+                    data=health if endpoint.name == HEALTH.name else None,
                 )
                 for endpoint in self._endpoints
             )

@@ -75,6 +75,8 @@ class RpcServer:
         self.refused_replies = 0
         """Requests that asked for an answer where none may go."""
         self._subscriptions: list[Subscription] = []
+        self._bindings: list[_Binding] = []
+        self._shared: list[Subscription] = []
         self._running: dict[bytes, _Request] = {}
         self._stopped = False
         self._idle = asyncio.Event()
@@ -82,8 +84,12 @@ class RpcServer:
 
     # --- life -----------------------------------------------------------------------------------
 
-    async def start(self, wrappers: Sequence[Wrapper]) -> None:
+    async def start(self, wrappers: Sequence[Wrapper], *, away: bool = False) -> None:
         """Compose each endpoint's chain and listen; when this returns, requests arrive.
+
+        Args:
+            wrappers: Put around every handler.
+            away: Take only requests that are meant for this node, until `join`.
 
         Raises:
             PermissionDenied: A subject may not be subscribed to; the text names it.
@@ -91,21 +97,46 @@ class RpcServer:
         """
         for endpoint in self._endpoints:
             chain = compose(wrappers, invoker(endpoint.function, endpoint.signature))
-            on_request = _Binding(self, endpoint, chain).on_request
-            subject = self._subjects.rpc(self._service, endpoint.name)
-            self._listen(subject, on_request, queue=QUEUE_GROUP)
+            binding = _Binding(self, endpoint, chain)
+            self._bindings.append(binding)
             subject = self._subjects.node(self._service, self._node, endpoint.name)
-            self._listen(subject, on_request)
+            self._listen(subject, binding.on_request)
         self._listen(self._subjects.node(self._service, self._node, "*"), self._on_unknown)
         self._listen(self._subjects.node(self._service, self._node, "*.*"), self._on_unknown)
         self._listen(self._subjects.cancel(self._service), self._on_cancel)
+        if not away:
+            self._listen_with_others()
         await self.transport.barrier()
-        require_allowed(*self._subscriptions)
+        require_allowed(*self._subscriptions, *self._shared)
 
-    def _listen(
-        self, subject: str, callback: Callable[[bytes, bytes, bytes, bytes], None], queue: str = ""
-    ) -> None:
-        self._subscriptions.append(self.transport.subscribe(subject, callback, queue=queue))
+    def _listen(self, subject: str, callback: Callable[[bytes, bytes, bytes, bytes], None]) -> None:
+        self._subscriptions.append(self.transport.subscribe(subject, callback))
+
+    def _listen_with_others(self) -> None:
+        for binding in self._bindings:
+            subject = self._subjects.rpc(self._service, binding.endpoint.name)
+            listening = self.transport.subscribe(subject, binding.on_request, queue=QUEUE_GROUP)
+            self._shared.append(listening)
+
+    async def join(self) -> None:
+        """Take requests that any node may answer; not an error if it does."""
+        if not (self._shared or self._stopped):
+            self._listen_with_others()
+            await self._pass_barrier("joining")
+
+    async def leave(self) -> None:
+        """Take no more requests that other nodes may answer; those that are here are answered."""
+        for subscription in self._shared:
+            self.transport.unsubscribe(subscription)
+        self._shared.clear()
+        await self._pass_barrier("leaving")
+
+    async def _pass_barrier(self, doing: str) -> None:
+        """Return when every request that was routed here is here; never fails."""
+        try:
+            await self.transport.barrier(timeout=2.0)
+        except BusmicroError as failure:
+            log.debug("%s without a connection: %s", doing, failure)
 
     async def stop(self, grace: float) -> int:
         """Take no more requests, finish those that run, then end the rest.
@@ -119,10 +150,7 @@ class RpcServer:
         for subscription in self._subscriptions:
             self.transport.unsubscribe(subscription)
         self._subscriptions.clear()
-        try:
-            await self.transport.barrier(timeout=2.0)
-        except BusmicroError as failure:
-            log.debug("stopping without a connection: %s", failure)
+        await self.leave()
         self._stopped = True
         await self._finish(grace)
         ended = len(self._running)

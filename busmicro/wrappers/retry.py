@@ -3,17 +3,19 @@
 What is safe: a call that certainly did not run; with `idempotent=True` on the endpoint also one
 that may have.  How often: a few attempts, with growing, jittered pauses, within the deadline, and
 only while the budget lasts: it is spent by failures and earned back, slowly, by successes, so that
-a service in trouble sees a tenth more load and not three times as much.
+a service in trouble sees a tenth more load and not three times as much.  A stream may be opened
+again, but never once it was open.
 
 Source: gRFC A6 (throttling, push-back); go-micro's default retry of time-outs is what not to do.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
-from busmicro.call import Call, Handler
+from busmicro.call import Call, Handler, Kind
 from busmicro.clock import SYSTEM_CLOCK, Clock
 from busmicro.errors import (
     TABLE,
@@ -24,18 +26,34 @@ from busmicro.errors import (
     SetupError,
 )
 from busmicro.headers import ATTEMPT
+from busmicro.wrappers.breaker import CircuitOpen
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 _SHORTEST_ATTEMPT = 0.01
+_MOST_BUDGETS = 10_000
+_NO_BETTER = (NoResponders, PayloadTooLarge, CircuitOpen)
+"""What will be no better in a moment. Waiting for a node is `wait_for_ready`'s business."""
 _MAY_PASS = (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED)
 """What may be better in a moment; a wrong request or an unknown endpoint will not."""
 
 
 class Budget:
-    """Tokens that retries cost: one for a failure, a tenth back for a success."""
+    """Tokens that retries cost: one for a failure, a tenth back for a success.
+
+    Args:
+        tokens: How many there are at most, 1 or more; retries stop when half of them is spent.
+        earned: What a success gives back, 0 to 1.
+
+    Raises:
+        SetupError: A number is out of range.
+    """
 
     def __init__(self, tokens: float = 10.0, *, earned: float = 0.1) -> None:
+        if not (1 <= tokens < math.inf and 0 <= earned <= 1):
+            raise SetupError(
+                f"Budget({tokens}, earned={earned}): say 1 or more tokens, and 0 to 1 earned"
+            )
         self.most = tokens
         self.left = tokens
         self._earned = earned
@@ -84,6 +102,8 @@ class Retry:
         """Return the budget that all calls to a service share."""
         budget = self._budgets.get(service)
         if budget is None:
+            if len(self._budgets) >= _MOST_BUDGETS:
+                del self._budgets[next(iter(self._budgets))]
             budget = self._budgets[service] = Budget()
         return budget
 
@@ -98,6 +118,7 @@ class Retry:
             try:
                 reply = await call_next(tried)
             except CallError as failure:
+                call.began = call.began or tried.began
                 pause = self._pause(call, failure, attempt, budget)
                 if pause is None:
                     raise
@@ -114,7 +135,9 @@ class Retry:
         tried = call.copy()
         if attempt > 1:
             tried.headers[ATTEMPT] = str(attempt)
-        if call.spec.idempotent and call.deadline is not None:
+        spec = call.spec
+        # a stream is not one attempt: once it is open, all of the time is its own
+        if spec.idempotent and call.deadline is not None and spec.kind is not Kind.STREAM:
             now = self._clock.now()
             share = call.deadline - now
             if attempt < self._attempts:
@@ -133,8 +156,8 @@ class Retry:
         return pause
 
     def _is_safe(self, call: Call, failure: CallError) -> bool:
-        if isinstance(failure, NoResponders | PayloadTooLarge):
-            return False  # no better next time; waiting for a node is `wait_for_ready`'s business
-        if failure.not_run:
+        if isinstance(failure, _NO_BETTER) or (call.began and call.spec.kind is Kind.STREAM):
+            return False
+        if failure.not_run and not call.began:  # else what did not run is a call that it made
             return failure.code in _MAY_PASS
         return call.spec.idempotent and TABLE[failure.code].retry_if_idempotent

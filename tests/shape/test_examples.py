@@ -39,6 +39,30 @@ PRINTS = {
     "11_iterate.py": (
         "readings.attic: 14.5\nreadings.cellar: 11.0\nreadings.kitchen: 21.0\ncoldest: 11.0\n"
     ),
+    "12_rate_limit.py": (
+        "3 calls of two clients were answered in 2.5 s, at 1/s\n"
+        "the rest was told when to come: True\n"
+        "Snow? Perhaps.\n"
+    ),
+    "13_breaker.py": (
+        "open after 5 slow calls\n"
+        "100 refused, the service was still asked 5 times\n"
+        "5 bolts, closed\n"
+    ),
+    "14_balance.py": (
+        "1000 calls, each answered once, by ['attic', 'cellar']\n"
+        "no node has more than two thirds: True\n"
+        "cellar greets the last guest\n"
+    ),
+    "15_trace.py": (
+        "tea is booked\n"
+        "shop/buy (client) is a child of nobody\n"
+        "shop/buy (server) is a child of shop/buy (client)\n"
+        "bank/pay (client) is a child of shop/buy (server)\n"
+        "bank/pay (server) is a child of bank/pay (client)\n"
+        "publish orders.paid (producer) is a child of bank/pay (server)\n"
+        "process orders.paid (consumer) is a child of publish orders.paid (producer)\n"
+    ),
 }
 NEED_A_SERVER = {"01_greeter.py", "02_client.py"}
 

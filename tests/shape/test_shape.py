@@ -19,13 +19,15 @@ MAX_LINES = 560
 MAX_BODY = 40
 
 CONTRACT = """
-Aborted AlreadyExists Answers BusmicroError Call CallError Cancelled Client Code CodecError
-DataLoss DeadLetter DeadLetters DeadlineExceeded Delivery Disconnected Events FailedPrecondition
-Handler Headers Internal InvalidArgument Kind NatsCluster NatsServer NoJetStream NoResponders
-NotAllPublished NotFound NotSupported OutOfRange PayloadTooLarge PermissionDenied PublishUnknown
-Recover Reject ResourceExhausted Retry Service Settings SetupError Side Spec Stored StoredMany
-Stream StreamConflict StreamFull StreamMissing Tap Topic Unauthenticated Unavailable
-Unimplemented Unknown Wrapper current_call endpoint_options"""
+Aborted AdaptiveLimit AlreadyExists Answers BusmicroError Cache Call CallError Cancelled
+CircuitBreaker CircuitOpen Client Code CodecError ConcurrencyLimit DataLoss DeadLetter
+DeadLetters Deadline DeadlineExceeded Delivery Disconnected Events FailedPrecondition Fault
+Handler Headers Hedge Internal InvalidArgument Kind Log Metrics NatsCluster NatsServer
+NoJetStream NoResponders NotAllPublished NotFound NotSupported OutOfRange PayloadTooLarge
+PermissionDenied PublishUnknown RateLimit Recover Reject ResourceExhausted Retry Service Settings
+SetupError Side Spec Stored StoredMany Stream StreamConflict StreamFull StreamMissing Tap Topic
+Trace Unauthenticated Unavailable Unimplemented Unknown Validate Wrapper current_call
+endpoint_options once only"""
 
 
 def test_public_names_are_exactly_these():

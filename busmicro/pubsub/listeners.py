@@ -20,7 +20,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Hashable
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from busmicro.bus import Bus
 from busmicro.call import Call, Handler, enter_call
@@ -40,6 +40,10 @@ log = logging.getLogger("busmicro.events")
 _GATHER: Final = 0.2
 _BURY_AGAIN: Final = 30.0
 """Seconds after which an event is tried again whose dead letter could not be stored."""
+
+
+_Raw: TypeAlias = tuple[bytes, bytes, bytes]
+"""Subject, header block and payload of an event."""
 
 
 class Listener(Protocol):
@@ -197,14 +201,26 @@ class CoreListener(_Listening):
     def __init__(self, subscriber: Subscriber, chain: Handler, bus: Bus, reader: Reader) -> None:
         super().__init__(subscriber, chain, bus, reader)
         self._most = subscriber.options.waiting
-        self._waiting, self._put = self._workers.waiting, self._workers.put  # once an event each
+        # What waits is as it came: a call for each would have the garbage collector look at them.
+        self._plain: Workers[_Raw] = Workers(
+            self._handle_raw,
+            self._handled_raw,
+            self._failed_raw,
+            concurrency=subscriber.options.concurrency,
+            name=self._name,
+        )
+        self._waiting, self._put = self._plain.waiting, self._plain.put  # once an event each
         self._subscription: Subscription | None = None
 
     async def start(self) -> Subscription:
         """Listen; in force after a barrier."""
         topic, group = self._subscriber.topic, self._subscriber.options.group
         subject = f"{self._bus.subjects.prefix}{topic.pattern}"
-        on_event = self._on_event_for_list if self._subscriber.takes_list else self._on_event
+        on_event = self._on_event
+        if self._subscriber.takes_list:
+            on_event = self._on_event_for_list
+        elif self._subscriber.options.key is not None:
+            on_event = self._on_event_with_key
         self._subscription = self._bus.transport.subscribe(subject, on_event, queue=group)
         return self._subscription
 
@@ -217,13 +233,36 @@ class CoreListener(_Listening):
         """Handle what waits, too: nobody else has it."""
         if gathered := self._batches.take_back():
             self._put_list(gathered)
-        return await self._stop_workers(grace)
+        return sum(await asyncio.gather(self._plain.stop(grace), self._stop_workers(grace)))
+
+    @property
+    def running(self) -> int:
+        """How many events, or lists of them, are being handled."""
+        return super().running + self._plain.running
+
+    @property
+    def waiting(self) -> int:
+        """How many events are here and not begun with."""
+        return super().waiting + len(self._plain.waiting)
+
+    def end_all(self) -> None:
+        """End what runs, now."""
+        super().end_all()
+        self._plain.end_all()
 
     def _on_event(self, subject: bytes, _reply: bytes, header: bytes, payload: bytes) -> None:
-        if len(self._waiting) + self._workers.behind >= self._most:
+        if len(self._waiting) >= self._most:
             self._drop()
         else:
-            self._put(self._read(subject, b"", header, payload))
+            self._put((subject, header, payload))
+
+    def _on_event_with_key(
+        self, subject: bytes, _reply: bytes, header: bytes, payload: bytes
+    ) -> None:
+        if len(self._workers.waiting) + self._workers.behind >= self._most:
+            self._drop()
+        else:
+            self._workers.put(self._read(subject, b"", header, payload))
 
     def _on_event_for_list(
         self, subject: bytes, _reply: bytes, header: bytes, payload: bytes
@@ -244,6 +283,19 @@ class CoreListener(_Listening):
                 self._most,
                 dropped,
             )
+
+    def _handle_raw(self, raw: _Raw) -> Awaitable[object]:
+        subject, header, payload = raw
+        call = self._read(subject, b"", header, payload)
+        enter_call(call)
+        return self._chain(call)
+
+    def _handled_raw(self, _raw: _Raw) -> None:
+        self._figures.handled += 1
+
+    async def _failed_raw(self, raw: _Raw, failure: BaseException) -> None:
+        subject, header, payload = raw
+        await self._failed(self._read(subject, b"", header, payload), failure)
 
     def _handled(self, _call: Call) -> None:
         self._figures.handled += 1

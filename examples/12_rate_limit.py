@@ -25,7 +25,7 @@ async def besiege(url: str, until: float) -> Counter[str]:
                 ends["answered"] += 1
             except ResourceExhausted as refused:
                 ends["refused"] += 1
-                ends["told when to come back"] += 0 < (refused.retry_after or 0) <= 1
+                ends["told when to come back"] += refused.retry_after is not None
             await asyncio.sleep(0.01)
     return ends
 

@@ -82,10 +82,10 @@ async def test_dead_programs_are_started_again(programs: Programs, until):
     """A program that is kept running is there again after its death, and its deaths are counted."""
     programs.keep_running("idle", "idle.py")
     log = programs.logs / "idle.log"
-    await until(log.exists)
+    await until(lambda: log.exists() and log.read_text().endswith("\n"))
     for deaths in (1, 2):
-        lives = len(log.read_text().splitlines())
+        lives = log.read_text().count("\n")
         os.kill(int(log.read_text().split()[-1]), signal.SIGKILL)
-        await until(lambda lives=lives: len(log.read_text().splitlines()) > lives)
+        await until(lambda lives=lives: log.read_text().count("\n") > lives)
         assert programs.deaths["idle"] == deaths
     assert await programs.end("idle") == {"idle": 0}

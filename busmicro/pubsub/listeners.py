@@ -11,7 +11,8 @@
 
 The server sets no limit to deliveries; the limit is kept here.  So the delivery after the last
 allowed one still comes, to some node, and that node makes the dead letter which those that crashed
-could not make: nothing is left behind for anybody to sweep up (ADR 0014).
+could not make, and tries the event once more, alone: nothing is left behind for anybody to sweep
+up, and no event is buried for what another did (ADR 0014).
 """
 
 from __future__ import annotations

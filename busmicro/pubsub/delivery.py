@@ -1,6 +1,6 @@
 """What becomes of a delivered event: handled, tried again, or given up.
 
-The rules, in one place; `consumer.py` carries them out.
+The rules, in one place; `listeners.py` carries them out.
 
 | what happened | what is done |
 |---|---|
@@ -8,7 +8,7 @@ The rules, in one place; `consumer.py` carries them out.
 | it does not decode, or `Reject` was raised | a dead letter at once, then terminate |
 | the handler failed, attempts are left | give back, to come again after the pause of the table |
 | the handler failed for the last time | a dead letter, then terminate |
-| delivered once more than allowed: nodes died | a dead letter, then one more try, alone; see ADR 0014 |
+| delivered once more than allowed | a dead letter, then one more try, alone (ADR 0014) |
 | the node stops before it began | give back at once |
 """
 

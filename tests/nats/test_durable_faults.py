@@ -81,14 +81,31 @@ async def test_deleted_consumer_costs_the_other_nodes_nothing(server, until, ask
         await until(lambda: got.count(0) >= 2, timeout=5.0)
 
 
+async def test_publisher_makes_a_deleted_stream_again(server, ask):
+    """Publishing makes a stream again that somebody has deleted, and stores the event."""
+    async with Client(server.url) as client:
+        await client.publish(PAID, Order(n=1))
+        assert (await ask("STREAM.DELETE.ORDERS"))["success"]
+
+        stored = await client.publish(PAID, Order(n=2))
+
+        assert stored is not None
+        assert (await ask("STREAM.INFO.ORDERS"))["state"]["messages"] == 1
+
+
 async def test_deleted_stream_is_made_again(server, until, ask):
-    """Publishing makes a stream again that somebody has deleted, and its events are handled."""
+    """A subscriber makes a stream again that somebody has deleted, and handles what comes then."""
     got: list[int] = []
     async with recording(server, got), Client(server.url) as client:
         await client.publish_many(PAID, orders(20))
         await until(lambda: len(got) == 20)
 
         assert (await ask("STREAM.DELETE.ORDERS"))["success"]
+
+        async def is_there() -> bool:
+            return "ORDERS" in ((await ask("STREAM.NAMES"))["streams"] or [])
+
+        await until(is_there)
         for order in orders(10, 100):
             await client.publish(PAID, order)
         await until(lambda: len(got) == 30, timeout=5.0)

@@ -122,12 +122,12 @@ async def publish_atomic(
         raise NotSupported("publish_many(atomic=True)", "2.12")
     if not events:
         return StoredMany(0)
-    await publisher.declarations.ensure(outlet.topic)
     timeout = outlet.patience(timeout)
     deadline = asyncio.get_running_loop().time() + timeout
     unsure = False
     while True:
         try:
+            await publisher.declarations.ensure(outlet.topic)  # it may have been deleted meanwhile
             return await _one_batch(publisher, outlet, subject, events, deadline, lines)
         except CallError as failure:
             if err_code(failure) == _DUPLICATE_IN_BATCH:

@@ -23,6 +23,7 @@ from busmicro.errors import (
     CallError,
     Code,
     CodecError,
+    DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     NoJetStream,
@@ -32,6 +33,7 @@ from busmicro.errors import (
     PublishUnknown,
     StreamFull,
     StreamMissing,
+    Unavailable,
 )
 from busmicro.headers import (
     CE_ID,
@@ -56,6 +58,8 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT: Final = 15.0
 """A new leader of a stream on three servers is found within 5 to 8 seconds."""
 _ATTEMPT: Final = 2.0
+_TELLING: Final = 2
+"""Attempts without an answer that may be more than bad luck."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 ROOM_FOR_DEAD_LETTER: Final = 4096
 """Bytes that a durable event leaves free, so that its copy among the dead letters, which says why
@@ -388,22 +392,21 @@ class Outlet(Generic[T]):
         loop = asyncio.get_running_loop()
         began = loop.time()
         self.check_size(payload, block)
-        unsure = False
+        unsure, unanswered = False, 0
         pause = _FIRST_PAUSE
         while True:
-            attempt_ends = min(deadline, loop.time() + _ATTEMPT)
             try:
-                await self._publisher.declarations.ensure(self.topic)
-                _header, answer = await self._bus.replies.request(
-                    subject, payload, block, deadline=attempt_ends
-                )
-                return self.stored(answer, subject)
+                return await self._attempt(subject, payload, block, deadline)
             except CallError as failure:
                 refusal = await self.refusal(failure)
                 if refusal is not None:
                     raise refusal from failure
                 unsure = unsure or not failure.not_run
                 last = failure
+            silent = isinstance(last, DeadlineExceeded)
+            unanswered += silent
+            if silent and unanswered == _TELLING:
+                await self._publisher.declarations.tell_of_silence(self._stream_name, deadline)
             wait = pause * (0.5 + random.random() / 2)  # noqa: S311 - jitter
             if loop.time() + wait >= deadline:
                 break
@@ -412,6 +415,23 @@ class Outlet(Generic[T]):
         if unsure:
             raise PublishUnknown(subject.decode(), id, loop.time() - began) from last
         raise last
+
+    async def _attempt(
+        self, subject: bytes, payload: bytes, block: bytes, deadline: float
+    ) -> Stored:
+        """Publish once, to a stream that is there.
+
+        Raises:
+            CallError: It is not stored, or nobody knows; `not_run` tells which.
+        """
+        await self._publisher.declarations.ensure(self.topic)
+        now = asyncio.get_running_loop().time()
+        if now > deadline:
+            raise Unavailable(f"stream {self._stream_name} was not there in time", not_run=True)
+        _header, answer = await self._bus.replies.request(
+            subject, payload, block, deadline=min(deadline, now + _ATTEMPT)
+        )
+        return self.stored(answer, subject)
 
     def patience(self, timeout: float) -> float:
         """Return for how long an event may be sent again: no longer than its id is remembered."""

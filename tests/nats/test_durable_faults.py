@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 
 import pytest
 from pydantic import BaseModel
 
-from busmicro import Client, NatsServer, Service, Stream, Topic
+from busmicro import Client, NatsServer, Service, Stream, Topic, Unavailable
 
 
 class Order(BaseModel):
@@ -31,6 +32,13 @@ def recording(server: NatsServer, got: list[int], topic=PAID, **options: object)
         got.append(order.n)
 
     return service
+
+
+async def make_consumer(ask, name: str) -> None:
+    """Make a consumer of ORDERS as any program could."""
+    config = {"durable_name": name, "filter_subject": "orders.other", "ack_policy": "explicit"}
+    request = {"stream_name": "ORDERS", "config": config}
+    assert (await ask(f"CONSUMER.DURABLE.CREATE.ORDERS.{name}", request))["name"] == name
 
 
 @pytest.mark.parametrize("group", ["billing", ""])
@@ -93,6 +101,17 @@ async def test_publisher_makes_a_deleted_stream_again(server, ask):
         assert (await ask("STREAM.INFO.ORDERS"))["state"]["messages"] == 1
 
 
+async def test_atomic_batch_makes_a_deleted_stream_again(server, ask):
+    """An atomic batch makes a stream again that somebody has deleted, and stores all of it."""
+    async with Client(server.url) as client:
+        await client.publish(PAID, Order(n=1))
+        assert (await ask("STREAM.DELETE.ORDERS"))["success"]
+
+        stored = await client.publish_many(PAID, orders(2), atomic=True, timeout=3.0)
+
+    assert stored.last_sequence == 2
+
+
 async def test_deleted_stream_is_made_again(server, until, ask):
     """A subscriber makes a stream again that somebody has deleted, and handles what comes then."""
     got: list[int] = []
@@ -111,6 +130,49 @@ async def test_deleted_stream_is_made_again(server, until, ask):
         await until(lambda: len(got) == 30, timeout=5.0)
 
     assert sorted(got[20:]) == list(range(100, 110))
+
+
+async def test_deleted_stream_is_not_made_again_while_the_server_still_deletes_it(
+    server, until, ask, raw
+):
+    """Who uses a deleted stream lets the server finish: what is stored then is acknowledged.
+
+    The server takes its time for a stream with many consumers, tells each of them at once, and a
+    stream that is made before the end loses its files: it is there and acknowledges nothing.
+    """
+    got: list[int] = []
+    made: list[float] = []
+    clock = asyncio.get_running_loop().time
+
+    async def on_create(_request: object) -> None:
+        made.append(clock())
+
+    async with recording(server, got), Client(server.url) as client:
+        await client.publish(PAID, Order(n=1))
+        await until(lambda: got)
+        await asyncio.gather(*(make_consumer(ask, f"other-{n}") for n in range(200)))
+        await raw.subscribe("$JS.API.STREAM.CREATE.ORDERS", cb=on_create)
+        await raw.flush()
+
+        assert (await ask("STREAM.DELETE.ORDERS"))["success"]
+        deleted = clock()
+        await client.publish(PAID, Order(n=2), timeout=5.0)
+        await until(lambda: 2 in got)
+
+    assert min(made) > deleted + 0.5
+
+
+async def test_event_is_certainly_not_stored_while_its_stream_is_being_deleted(server, ask):
+    """A publisher whose time is up before a deleted stream is back knows that nothing is stored."""
+    async with Client(server.url) as client:
+        await client.publish(PAID, Order(n=1))
+        assert (await ask("STREAM.DELETE.ORDERS"))["success"]
+
+        with pytest.raises(Unavailable) as caught:
+            await client.publish(PAID, Order(n=2), timeout=0.3)
+
+        assert caught.value.not_run
+        assert (await client.publish(PAID, Order(n=3))).sequence == 1
 
 
 async def test_stream_in_memory_starts_over_when_the_server_does(server, until):
@@ -175,3 +237,21 @@ async def test_frozen_server_costs_no_event_and_floods_nobody(server, until):
         await until(all_are_there)
 
     assert most <= 2 * 16
+
+
+async def test_stream_that_acknowledges_nothing_is_named_in_the_log(server, until, ask, caplog):
+    """A stream without its files stores nothing: the log says so, and names the way out."""
+    async with Client(server.url) as client:
+        await client.publish(PAID, Order(n=1))
+        server.kill()
+        await server.restart()  # so that it has none of the files open
+        [files] = server.store.rglob("streams/ORDERS")
+        shutil.rmtree(files)
+
+        async def heed_the_log() -> None:
+            await until(lambda: "stream ORDERS is there and acknowledges nothing" in caplog.text)
+            assert (await ask("STREAM.DELETE.ORDERS"))["success"]
+
+        stored, _ = await asyncio.gather(client.publish(PAID, Order(n=2)), heed_the_log())
+
+    assert stored.sequence == 1

@@ -7,8 +7,9 @@ from typing import Self
 from busmicro.errors import SetupError
 from busmicro.registry import Discovery
 from busmicro.settings import Settings
+from busmicro.tasks import Tasks
 from busmicro.timers import Timers
-from busmicro.transport import NatsTransport, Replies, Subjects
+from busmicro.transport import Frames, Replies, ReplyPolicy, Subjects, Transport, transport_for
 
 
 class Bus:
@@ -17,10 +18,19 @@ class Bus:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.subjects = Subjects(settings.namespace)
-        self.transport = NatsTransport(settings)
+        self.transport: Transport = transport_for(settings)
         self.timers = Timers()
+        self.tasks = Tasks()
+        """What holds streams open for iterators; ended first when the bus is closed."""
         self._closed = False
         self.replies = Replies(self.transport, self.timers, inbox_prefix=settings.inbox_prefix)
+        self.replies_allowed = ReplyPolicy(
+            self.subjects.prefix, settings.inbox_prefix, strict=settings.strict_replies
+        )
+        """Where this process may be made to publish answers."""
+        self.frames = Frames(
+            self.transport, inbox_prefix=settings.inbox_prefix, policy=self.replies_allowed
+        )
         self.discovery = Discovery(
             self.transport,
             self.replies,
@@ -53,6 +63,8 @@ class Bus:
     async def close(self) -> None:
         """Leave the registry, send what waits, disconnect; for good."""
         self._closed = True
+        self.frames.close()
+        await self.tasks.cancel()
         await self.discovery.close()
         await self.transport.close()
         self.timers.close()

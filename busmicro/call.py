@@ -91,6 +91,7 @@ class Call:
         "parts",
         "payload",
         "spec",
+        "stream",
         "subject_bytes",
         "tried_here",
     )
@@ -122,6 +123,8 @@ class Call:
         """The message as it came in; empty at the client's side."""
         self.parts: Sequence[Call] = ()
         """The events that a list of events consists of; empty for everything else."""
+        self.stream: object = None
+        """This end of the stream that the exchange is; None for calls and events."""
         self._message = message
         self._decode = decode
         self._headers = headers
@@ -202,6 +205,11 @@ class Call:
             self._taps = []
         return self._taps
 
+    @property
+    def has_taps(self) -> bool:
+        """Does anything see each message? Asking costs less than passing through none."""
+        return bool(self._taps)
+
     def copy(self) -> Call:
         """Make another try at the same exchange: own headers and taps, same message."""
         other = Call.__new__(Call)  # every retried call pays for this: no call of __init__
@@ -211,6 +219,7 @@ class Call:
         other._block, other.ack_bytes = self._block, self.ack_bytes
         other.subject_bytes, other.tried_here = self.subject_bytes, self.tried_here
         other._reply_headers, other.began, other.parts = None, False, self.parts
+        other.stream = self.stream
         other._taps = None if self._taps is None else list(self._taps)
         return other
 
@@ -237,6 +246,7 @@ def received(
     call._message, call._decode, call._headers, call._block = None, decode, None, block
     call._reply_headers = call._taps = None
     call.parts = ()
+    call.stream = None
     call.subject_bytes, call.ack_bytes, call.tried_here = subject, ack, 0
     return call
 

@@ -28,6 +28,8 @@ ATTEMPT = "Bus-Attempt"
 STATUS = "Bus-Status"
 RETRY_AFTER = "Bus-Retry-After"
 NOT_RUN = "Bus-Not-Run"
+STREAM = "Bus-Stream"
+CHECKSUM = "Bus-Checksum"
 ERROR = "Nats-Service-Error"
 ERROR_CODE = "Nats-Service-Error-Code"
 MSG_ID = "Nats-Msg-Id"
@@ -39,6 +41,7 @@ TRACE = ("traceparent", "tracestate", "baggage")
 
 FIND_TIMEOUT = b"\r\nbus-timeout:"
 FIND_CONTENT_TYPE = b"\r\ncontent-type:"
+FIND_STREAM = b"\r\nbus-stream:"
 FIND_CE_DATA_TYPE = b"\r\nce-datacontenttype:"
 
 VERSION_LINE = b"NATS/1.0\r\n"

@@ -260,6 +260,7 @@ class Life:
             name=endpoint.name,
             subject=self.bus.subjects.rpc(self._parts.name, endpoint.name),
             queue_group=QUEUE_GROUP,
+            kind=signature.shape.value,
             idempotent=options.idempotent,
             timeout=options.timeout,
             doc=signature.doc,

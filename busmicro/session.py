@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 from busmicro.call import Call, Handler
 
@@ -31,6 +31,8 @@ class Session(Generic[S]):
         compose: Puts the wrappers round a handler.
         call: What the wrappers see.
         opener: Opens the stream; a wrapper that tries again calls it again.
+        seen: Tells what failure of the stream the body has met; left out, none. If the body has
+            dealt with it, the wrappers get it all the same, and it is not raised once more.
 
     Raises:
         RuntimeError: A wrapper, or the task that leaves, does what no stream can bear.
@@ -41,10 +43,12 @@ class Session(Generic[S]):
         compose: Callable[[Handler], Handler],
         call: Call,
         opener: Callable[[Call], AbstractAsyncContextManager[S]],
+        seen: Callable[[S], BaseException | None] = lambda _stream: None,
     ) -> None:
         self._compose = compose
         self._call = call
         self._opener = opener
+        self._seen = seen
         self._task: asyncio.Task[object] | None = None
         self._chain: Coroutine[object, None, None] | None = None
         self._opened: list[S] = []
@@ -60,15 +64,16 @@ class Session(Generic[S]):
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> bool:
+    ) -> Literal[False]:
         if self._chain is None:
             raise RuntimeError("this stream was never entered; use `async with`")
         if asyncio.current_task() is not self._task:
             raise _closed(self._chain, "leave a stream in the task that entered it")
+        known = self._seen(self._opened[-1]) if exc is None else exc
         try:
             again = await _Step(self._chain, exc)
         except BaseException as raised:
-            if raised is exc:
+            if raised is known:
                 return False
             raise
         if again:
@@ -86,7 +91,8 @@ class Session(Generic[S]):
                     "a wrapper awaited call_next in another task; use asyncio.timeout, not wait_for"
                 )
             self._opened.append(stream)
-            call.began = True
+            for told in (call, self._call):  # what tries again has made a copy
+                told.began, told.stream = True, stream
             await _Pause()
         return None
 

@@ -6,6 +6,7 @@ this and nothing else.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Self
 
@@ -15,7 +16,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from busmicro.errors import SetupError
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
-URL_SCHEMES = ("nats://", "tls://", "ws://", "wss://")
+MEMORY_SCHEME = "memory://"
+URL_SCHEMES = ("nats://", "tls://", "ws://", "wss://", MEMORY_SCHEME)
+_MEMORY_URL = re.compile(r"memory://[A-Za-z0-9_.-]+")
 
 
 class Settings(BaseSettings):
@@ -30,7 +33,8 @@ class Settings(BaseSettings):
     )
 
     nats_url: str = DEFAULT_URL
-    """Where NATS is: one URL, or several with commas between (`nats://`, `tls://`, `ws://`)."""
+    """Where NATS is: one URL, or several with commas between (`nats://`, `tls://`, `ws://`);
+    `memory://name` for a bus inside this process."""
     namespace: str = ""
     """A prefix that keeps services with the same names apart on one server."""
     name: str = ""
@@ -71,6 +75,23 @@ class Settings(BaseSettings):
 
     max_running: int = Field(default=1024, gt=0)
     """Requests a service works on at once; the next one is answered `resource_exhausted`."""
+    max_streams: int = Field(default=10_000, gt=0)
+    """Streams that may be open in this process, at either end."""
+    max_streams_per_caller: int = Field(default=256, gt=0)
+    """Streams that one caller's connection may have on a node; the next one is refused."""
+    stream_window: int = Field(default=256, ge=1, le=65_536)
+    """Messages of a stream that may wait here for whoever takes them."""
+    stream_window_bytes: int = Field(default=1024 * 1024, ge=1, le=256 * 1024 * 1024)
+    """Bytes that may wait so; one message more may go beyond it."""
+    stream_ping_interval: float = Field(default=5.0, gt=0)
+    """Seconds of silence after which the other end of a stream is asked for a sign of life; the
+    third time it is given up."""
+    stream_grace: float = Field(default=0.06, ge=0)
+    """Seconds that the other end may be missing from NATS, as while it connects again."""
+    stream_idle_timeout: float | None = Field(default=None, gt=0)
+    """Seconds after which a stream without messages is ended; left out, never."""
+    max_message_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
+    """What one message of a stream may weigh that comes in pieces."""
     grace_period: float = Field(default=30.0, ge=0)
     """Seconds that running requests get to finish when a service stops."""
     strict_replies: bool = False
@@ -90,6 +111,8 @@ class Settings(BaseSettings):
         for url in value.split(","):
             if "://" in url and not url.strip().startswith(URL_SCHEMES):
                 raise ValueError(f"must begin with one of {', '.join(URL_SCHEMES)}")
+        if MEMORY_SCHEME in value and not _MEMORY_URL.fullmatch(value):
+            raise ValueError("must be memory://name, one word, and the only URL")
         return value
 
     @property

@@ -1,4 +1,4 @@
-"""The pytest plugin that comes with busmicro: a real nats-server in ten milliseconds.
+"""The pytest plugin that comes with busmicro: a real nats-server in ten milliseconds, or none.
 
 Fixtures: `busmicro_server` (one nats-server a session), `busmicro_client` (a connected client) and
 `busmicro_start` (starts services for one test and stops them after it)::
@@ -7,8 +7,19 @@ Fixtures: `busmicro_server` (one nats-server a session), `busmicro_client` (a co
         await busmicro_start(service)
         reply = await busmicro_client.call("greeter", "hello", HelloRequest(name="John"))
 
-Needs `pytest-asyncio` and `busmicro[server]` (or a nats-server on the PATH).  `FakeClock` is time
-that a test moves by hand, for whatever takes a `clock=`.
+Without a server there are calls, events that nobody keeps, `$SRV` and all that is made of them:
+`busmicro_memory` is the URL of a bus inside the test's own process, new for each test::
+
+    async def test_hello(busmicro_memory):
+        await service.start(url=busmicro_memory)
+        async with Client(busmicro_memory) as client:
+            reply = await client.call("greeter", "hello", HelloRequest(name="John"))
+        await service.stop()
+
+Durable topics need JetStream, so a real server: there they raise `NoJetStream`.
+
+Needs `pytest-asyncio`; all but `busmicro_memory` need `busmicro[server]` (or a nats-server on the
+PATH).  `FakeClock` is time that a test moves by hand, for whatever takes a `clock=`.
 """
 
 from __future__ import annotations
@@ -72,6 +83,15 @@ async def settle(turns: int = 20) -> None:
     """Let every task that can run do so, for some turns of the loop."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+_buses = itertools.count(1)
+
+
+@pytest.fixture
+def busmicro_memory() -> str:
+    """The URL of a bus in memory that is this test's alone; it needs no server."""
+    return f"memory://test-{next(_buses)}"
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,8 @@ log = logging.getLogger("busmicro.registry")
 
 MAX_SCHEMA_BYTES = 4096
 """A JSON Schema longer than this is left out where it would travel often."""
+UNARY = "unary"
+"""The kind of endpoint that takes one message and gives one: the usual, so it does not travel."""
 
 
 class _Record(BaseModel):
@@ -45,8 +47,8 @@ class EndpointRecord(_Record):
     """Where it listens."""
     queue_group: str = "q"
     """The queue group that shares its requests."""
-    kind: str = "unary"
-    """What it is: `unary` or `stream`."""
+    kind: str = UNARY
+    """How many messages go which way: `unary`, `server_stream`, `client_stream` or `both`."""
     idempotent: bool = False
     """May it safely run twice?"""
     timeout: float | None = None
@@ -59,6 +61,21 @@ class EndpointRecord(_Record):
     """The JSON Schema of its reply; None if it has none or it is not known."""
     metadata: dict[str, str] = Field(default_factory=dict)
     """What its author says of it."""
+
+    @property
+    def streams(self) -> bool:
+        """Does it take or give many messages?"""
+        return self.kind != UNARY
+
+    @property
+    def takes_many(self) -> bool:
+        """Does it take many messages?"""
+        return self.kind in {"client_stream", "both"}
+
+    @property
+    def gives_many(self) -> bool:
+        """Does it give many messages?"""
+        return self.kind in {"server_stream", "both"}
 
 
 class Description(_Record):

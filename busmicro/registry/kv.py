@@ -15,7 +15,6 @@ Source: docs/protocol.md (Registry); NATS ADR-8.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -45,6 +44,7 @@ from busmicro.transport import (
     Replies,
     Subscription,
     Transport,
+    bucket_name,
     check_node,
     check_service,
 )
@@ -59,19 +59,6 @@ SETTLE: Final = 2.0
 _FIRST_RETRY: Final = 0.25
 _GOOD_BYE: Final = 2.0
 """Seconds that a good-bye may take; a registry that hangs must not keep a service from stopping."""
-
-
-def bucket_name(namespace: str) -> str:
-    """Return the bucket of a namespace: `<namespace or "bus">-registry`.
-
-    A bucket's name has no dots, so `_` stands for them, followed by `-` and the first six hex
-    digits of the namespace's SHA-256; also for the namespace `bus`, which is not the empty one.
-    """
-    name = namespace or "bus"
-    if "." in namespace or namespace == "bus":
-        digest = hashlib.sha256(namespace.encode()).hexdigest()[:6]
-        name = f"{namespace.replace('.', '_')}-{digest}"
-    return f"{name}-registry"
 
 
 class _Heartbeat(BaseModel, defer_build=True):
@@ -331,7 +318,7 @@ class KvRegistry:
                 f"registry_ttl is {ttl} s; NATS counts whole seconds, so 1 is the least"
             )
         self.jetstream = JetStream(transport, replies)
-        self.bucket = Bucket(self.jetstream, bucket_name(namespace), oldest=description_ttl)
+        self.bucket = Bucket(self.jetstream, bucket_name(namespace, "registry"), oldest=description_ttl)
         self.running = running
         """Tells how many requests this process works on now."""
         self._transport = transport

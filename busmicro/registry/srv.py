@@ -25,6 +25,7 @@ from busmicro.clock import SYSTEM_CLOCK, Clock
 from busmicro.errors import BusmicroError, CallError, Disconnected, NoResponders
 from busmicro.registry.base import (
     MAX_SCHEMA_BYTES,
+    UNARY,
     Change,
     Complaints,
     Description,
@@ -147,7 +148,7 @@ def _own_name(name: str, subject: str) -> str:
 def _endpoint_metadata(endpoint: EndpointRecord) -> dict[str, str]:
     """Write what a caller needs to know of an endpoint; what is as usual is left out."""
     found = dict(endpoint.metadata)
-    if endpoint.kind != "unary":
+    if endpoint.streams:
         found["busmicro.kind"] = endpoint.kind
     if endpoint.idempotent:
         found["busmicro.idempotent"] = "true"
@@ -168,7 +169,7 @@ def _read_endpoint(endpoint: _Endpoint) -> EndpointRecord:
         name=_own_name(endpoint.name, endpoint.subject),
         subject=endpoint.subject,
         queue_group=QUEUE_GROUP if endpoint.queue_group is None else endpoint.queue_group,
-        kind=metadata.get("busmicro.kind", "unary"),
+        kind=metadata.get("busmicro.kind", UNARY),
         idempotent=metadata.get("busmicro.idempotent") == "true",
         timeout=_number(metadata.get("busmicro.timeout")),
         doc=metadata.get("busmicro.doc", ""),

@@ -1,5 +1,6 @@
 """Ask and answer: the two ends of a call."""
 
+from busmicro.rpc.callstream import CallStream
 from busmicro.rpc.client import Answers, Caller
 from busmicro.rpc.handlers import DEFAULT_TIMEOUT, Endpoint, Endpoints
 from busmicro.rpc.monitor import (
@@ -12,7 +13,7 @@ from busmicro.rpc.monitor import (
     SubscriberFigures,
     iso,
 )
-from busmicro.rpc.remote import CallOptions
+from busmicro.rpc.route import CallOptions
 from busmicro.rpc.server import RpcServer
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "STATS",
     "Answers",
     "CallOptions",
+    "CallStream",
     "Caller",
     "CheckReport",
     "Endpoint",

@@ -11,27 +11,34 @@ import time
 from collections.abc import Awaitable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Generic, Self, TypeVar, cast, overload
 
 from busmicro.bus import Bus
 from busmicro.call import Call, Kind, Side, Spec, Wrapper, compose, current_call
-from busmicro.codecs import Coders
+from busmicro.codecs import Coder, Coders
 from busmicro.endpoint import (
     EndpointOptions,
     Shape,
     Signature,
-    label,
     options_of,
     public_methods,
     read_signature,
 )
 from busmicro.errors import CallError, CodecError, InvalidArgument, SetupError, Unavailable
 from busmicro.headers import TRACE, Headers
-from busmicro.rpc.remote import CallOptions, Remote, ReplyDecoder, returned
+from busmicro.rpc.callstream import CallStream
+from busmicro.rpc.held import HeldStream, Source, call_with_many
+from busmicro.rpc.opening import StreamOptions, StreamRoute
+from busmicro.rpc.remote import Remote, ReplyDecoder, returned
+from busmicro.rpc.route import CallOptions, Route
+from busmicro.session import Session
 from busmicro.transport import check_endpoint, check_service
 from busmicro.wrappers import CircuitBreaker, ConcurrencyLimit, Hedge, Only, RateLimit, Retry
 
 T = TypeVar("T")
+S = TypeVar("S")
+R = TypeVar("R")
 
 _MOST_REMOTES = 10_000
 _OF_ATTEMPTS = (Hedge, CircuitBreaker, ConcurrencyLimit, RateLimit)
@@ -181,6 +188,17 @@ class Caller:
         *,
         idempotent: bool,
     ) -> Remote:
+        spec, coder = self._address(
+            service, endpoint, Kind.UNARY, message_type, idempotent=idempotent
+        )
+        remote = Remote(self._bus, spec, coder, reply, self._options, self._name)
+        remote.chain = compose(self._chain, remote.send)
+        return remote
+
+    def _address(
+        self, service: str, endpoint: str, kind: Kind, message_type: object, *, idempotent: bool
+    ) -> tuple[Spec, Coder]:
+        """Check what is to be called, and how messages travel there."""
         try:
             name = (check_service(service), check_endpoint(endpoint))
             requests = Coders(message_type)
@@ -190,13 +208,11 @@ class Caller:
         spec = Spec(
             service=name[0],
             endpoint=name[1],
-            kind=Kind.UNARY,
+            kind=kind,
             side=Side.CLIENT,
             idempotent=idempotent,
         )
-        remote = Remote(self._bus, spec, coder, reply, self._options, self._name)
-        remote.chain = compose(self._chain, remote.send)
-        return remote
+        return spec, coder
 
     def _start(
         self,
@@ -209,17 +225,28 @@ class Caller:
             timeout = remote.timeout
         elif not 0 < timeout <= 86_400:
             raise InvalidArgument(f"timeout={timeout}: say seconds, more than 0", not_run=True)
-        deadline = time.monotonic() + timeout
+        call = self._call(remote, message, time.monotonic() + timeout, headers)
+        return remote.chain(call)
+
+    def _call(
+        self,
+        route: Route,
+        message: object,
+        deadline: float | None,
+        headers: Mapping[str, str] | None,
+    ) -> Call:
+        """Make the call of a request: with the client's headers, and what the one served gives."""
         given: Headers | None = None
         if headers:
-            given = Headers({**remote.headers, **headers})
-        elif remote.headers:
-            given = Headers(remote.headers)
+            given = Headers({**route.headers, **headers})
+        elif route.headers:
+            given = Headers(route.headers)
         parent = current_call()
         if parent is not None:
-            deadline = min(deadline, parent.deadline or deadline)
+            if parent.deadline is not None:
+                deadline = parent.deadline if deadline is None else min(deadline, parent.deadline)
             given = _pass_on_trace(parent, given)
-        return remote.chain(Call(remote.spec, message, headers=given, deadline=deadline))
+        return Call(route.spec, message, headers=given, deadline=deadline)
 
     async def call_all(
         self,
@@ -267,6 +294,77 @@ class Caller:
                 answers.nodes.append(node)
         return answers
 
+    # --- streams --------------------------------------------------------------------------------
+
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        message: object = None,
+        *,
+        sends: type[S] | None = None,
+        returns: type[R] | None = None,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Session[CallStream[S, R]]:
+        """Open a stream: `async with client.stream(…) as stream: async for reply in stream: …`.
+
+        Leaving the block before the end cancels what the service does.
+
+        Args:
+            service: The service, by name.
+            endpoint: The endpoint, like `Chat.talk`.
+            message: The request of an endpoint that takes one; sent on opening.
+            sends: The type of what `stream.send` takes, for an endpoint that takes many.
+            returns: The type of what comes; left out, JSON comes as builtins.
+            timeout: Seconds for all of it; left out, it may take for ever, but no longer than the
+                call being served. Opening it takes at most the client's own timeout.
+            idle_timeout: Seconds without a message, either way, after which it is ended.
+            headers: Sent on opening, besides the client's own.
+
+        Returns:
+            What opens it, in an `async with` block; `CallError`s are raised there.
+
+        Raises:
+            InvalidArgument: A name, type or time that cannot be meant.
+        """
+        if message is not None and sends is not None:
+            raise InvalidArgument("say message= or sends=, not both", not_run=True)
+        opening = StreamOptions(
+            sends=type(message) if sends is None else sends,
+            reply=returned(returns),
+            sends_one=sends is None,
+            idle_timeout=idle_timeout,
+        )
+        safe = self._options.idempotent
+        route = self._stream_route(service, endpoint, opening, idempotent=safe)
+        return cast("Session[CallStream[S, R]]", self._session(route, message, timeout, headers))
+
+    def _stream_route(
+        self, service: str, endpoint: str, opening: StreamOptions, *, idempotent: bool
+    ) -> StreamRoute:
+        spec, coder = self._address(
+            service, endpoint, Kind.STREAM, opening.sends, idempotent=idempotent
+        )
+        return StreamRoute(self._bus, spec, coder, self._options, self._name, opening)
+
+    def _session(
+        self,
+        route: StreamRoute,
+        message: object,
+        timeout: float | None,
+        headers: Mapping[str, str] | None,
+    ) -> Session[CallStream[object, object]]:
+        deadline = None
+        if timeout is not None:
+            if not 0 < timeout <= 86_400:
+                raise InvalidArgument(f"timeout={timeout}: say seconds, more than 0", not_run=True)
+            deadline = time.monotonic() + timeout
+        call = self._call(route, message, deadline, headers)
+        chain = partial(compose, self._chain)
+        return Session(chain, call, route.open, lambda stream: stream.raised)
+
     def stub(self, cls: type[T], *, service: str) -> T:
         """Make an object of a service's class whose methods are calls.
 
@@ -284,12 +382,10 @@ class Caller:
         methods: dict[str, object] = {}
         for name, function in public_methods(cls).items():
             signature = read_signature(function.__get__(object()))
-            if signature.shape is not Shape.UNARY:
-                methods[name] = _no_stream(label(function))
-                continue
             options = options_of(function)
             endpoint = options.name or f"{cls.__name__}.{name}"
-            methods[name] = self._method(service, endpoint, signature, options)
+            make = self._method if signature.shape is Shape.UNARY else self._stream_method
+            methods[name] = make(service, endpoint, signature, options)
         return cast("T", object.__new__(type(f"{cls.__name__}Stub", (cls,), methods)))
 
     def _method(
@@ -321,12 +417,38 @@ class Caller:
 
         return call
 
+    def _stream_method(
+        self,
+        service: str,
+        endpoint: str,
+        signature: Signature,
+        options: EndpointOptions,
+    ) -> object:
+        sends_many = signature.shape in (Shape.CLIENT_STREAM, Shape.BOTH)
+        opening = StreamOptions(
+            sends=signature.request_type,
+            reply=ReplyDecoder(Coders(signature.reply_type)),
+            sends_one=not sends_many,
+        )
+        idempotent = options.idempotent or self._options.idempotent
+        route = self._stream_route(service, endpoint, opening, idempotent=idempotent)
 
-def _no_stream(name: str) -> object:
-    def refuse(*_args: object) -> object:
-        raise SetupError(f"{name} streams, and this version of busmicro calls only unary endpoints")
+        def session(request: object = None) -> Session[CallStream[object, object]]:
+            return self._session(route, request, options.timeout, None)
 
-    return refuse
+        if signature.shape is Shape.CLIENT_STREAM:
+
+            async def send_many(_self: object, requests: Source) -> object:
+                return await call_with_many(session(), requests)
+
+            return send_many
+
+        def iterate(_self: object, request: object = None) -> HeldStream:
+            if sends_many:
+                return HeldStream(self._bus.tasks, session, cast("Source", request))
+            return HeldStream(self._bus.tasks, partial(session, request), None)
+
+        return iterate
 
 
 def with_default_retry(wrappers: Sequence[Wrapper]) -> tuple[Wrapper, ...]:

@@ -41,13 +41,24 @@ class Endpoint:
         self.spec = Spec(
             service=service,
             endpoint=name,
-            kind=Kind.UNARY,
+            kind=Kind.STREAM if self.streams else Kind.UNARY,
             side=Side.HANDLER,
             idempotent=options.idempotent,
         )
         self.timeout = options.timeout or DEFAULT_TIMEOUT
+        """Seconds that a call may take; a stream may take for ever, unless its author says."""
         self.requests = Coders(signature.request_type)
         self.replies = Coders(signature.reply_type)
+
+    @property
+    def streams(self) -> bool:
+        """Does it take or give many messages?"""
+        return self.signature.shape is not Shape.UNARY
+
+    @property
+    def takes_many(self) -> bool:
+        """Does it take many messages?"""
+        return self.signature.shape in (Shape.CLIENT_STREAM, Shape.BOTH)
 
 
 def invoker(function: Function, signature: Signature) -> Invoke:
@@ -114,11 +125,6 @@ class Endpoints:
             SetupError: The signature does not do, or the name is taken. The text names the fix.
         """
         signature = read_signature(function)
-        if signature.shape is not Shape.UNARY:
-            raise SetupError(
-                f"{label(function)} streams ({signature.shape.value}), and this version of "
-                "busmicro serves one request with one reply: return a list, or page through it"
-            )
         own = getattr(function, "__name__", "")
         name = check_endpoint(options.name or (f"{prefix}.{own}" if prefix else own))
         if name in self._by_name:

@@ -1,4 +1,4 @@
-"""An endpoint as a caller sees it: what is fixed for it, made once and kept.
+"""A unary endpoint as a caller sees it.
 
 Subject, coder, chain and header lines do not change from call to call, so a call looks them up in
 one step and spends its time on what does: encode, stamp, publish, wait, decode.
@@ -6,10 +6,8 @@ one step and spends its time on what does: encode, stamp, publish, wait, decode.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 
 from pydantic_core import from_json
 
@@ -24,49 +22,11 @@ from busmicro.errors import (
     InvalidArgument,
     NoResponders,
     SetupError,
-    Unavailable,
 )
-from busmicro.headers import (
-    CALLER,
-    CONTENT_TYPE,
-    FIND_CONTENT_TYPE,
-    VERSION_LINE,
-    Headers,
-    encode_line,
-    encode_lines,
-    find,
-)
-from busmicro.rpc.handlers import DEFAULT_TIMEOUT
-from busmicro.rpc.server import unknown_endpoint
+from busmicro.headers import FIND_CONTENT_TYPE, Headers, find
+from busmicro.rpc.route import CallOptions, Route
 from busmicro.rpc.wire import ERROR_MARK, decode_error
-from busmicro.transport import Reply, check_node
-
-_FIRST_WAIT, _LONGEST_WAIT = 0.02, 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallOptions:
-    """What a client assumes where a call does not say."""
-
-    timeout: float = DEFAULT_TIMEOUT
-    """Seconds for the whole call, attempts and pauses included; more than 0, at most 86,400."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """Sent with every call."""
-    content_type: str = ""
-    """How requests travel; empty for what suits their type (JSON, protobuf, raw bytes)."""
-    idempotent: bool = False
-    """Are calls safe to run twice? Then more failures are worth another try."""
-    wait_for_ready: bool = False
-    """Wait, within the timeout, for a connection and for a node, instead of failing at once."""
-    node: str = ""
-    """The id of the one node to ask; empty for any."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if not 0 < self.timeout <= 86_400:
-            raise SetupError(f"timeout={self.timeout}: say seconds, more than 0, at most 86,400")
-        if self.node:
-            check_node(self.node)
+from busmicro.transport import Reply
 
 
 class ReplyDecoder:
@@ -86,18 +46,27 @@ class ReplyDecoder:
             DataLoss: It is not what this call expects.
         """
         try:
-            if not header:
-                return self._usual(payload)
-            content_type = find(header, header.lower(), FIND_CONTENT_TYPE).decode(
-                "utf-8", "replace"
-            )
-            if self._coders is not None:
-                return self._coders.require(content_type).decode(payload)
-            return _untyped(content_type, payload)
+            return (self.decoder(header) if header else self._usual)(payload)
         except CodecError as wrong:
-            raise DataLoss(
-                f"the reply is not what was expected: {wrong}", details=wrong.details
-            ) from wrong
+            raise not_expected(wrong) from wrong
+
+    def decoder(self, header: bytes) -> Callable[[bytes], object]:
+        """Choose the function that decodes what comes with this header block.
+
+        Raises:
+            CodecError: Messages of this type do not travel that way.
+        """
+        if not header:
+            return self._usual
+        content_type = find(header, header.lower(), FIND_CONTENT_TYPE).decode("utf-8", "replace")
+        if self._coders is not None:
+            return self._coders.require(content_type).decode
+        return _untyped(content_type)
+
+
+def not_expected(wrong: CodecError) -> DataLoss:
+    """Say that a reply is not what this client expects."""
+    return DataLoss(f"the reply is not what was expected: {wrong}", details=wrong.details)
 
 
 def _untyped_json(payload: bytes) -> object:
@@ -107,11 +76,11 @@ def _untyped_json(payload: bytes) -> object:
         raise CodecError(f"not JSON: {wrong}; say returns=bytes to have it as it is") from wrong
 
 
-def _untyped(content_type: str, payload: bytes) -> object:
+def _untyped(content_type: str) -> Callable[[bytes], object]:
     if not content_type or content_type.partition(";")[0].strip().lower() == JSON:
-        return _untyped_json(payload)
+        return _untyped_json
     coder = Coders(object).find(content_type)
-    return payload if coder is None else coder.decode(payload)
+    return bytes if coder is None else coder.decode
 
 
 def returned(returns: object) -> ReplyDecoder:
@@ -128,7 +97,7 @@ def returned(returns: object) -> ReplyDecoder:
         raise InvalidArgument(f"returns={returns!r}: {wrong}", not_run=True) from wrong
 
 
-class Remote:
+class Remote(Route):
     """An endpoint as a caller sees it: everything about it that no call changes."""
 
     def __init__(
@@ -140,45 +109,21 @@ class Remote:
         options: CallOptions,
         caller: str,
     ) -> None:
-        self.spec = spec
-        self.timeout = options.timeout
+        super().__init__(bus, spec, coder, options, caller)
         self.chain: Handler = self.send
-        self._bus = bus
-        self._encode = coder.encode
         self._reply = reply
-        self._wait = options.wait_for_ready
-        subjects = bus.subjects
-        where = (
-            subjects.node(spec.service, options.node, spec.endpoint)
-            if options.node
-            else subjects.rpc(spec.service, spec.endpoint)
-        )
-        self._node = options.node
-        self._subject = where.encode()
-        self._cancel = subjects.cancel(spec.service).encode()
-        self.headers = dict(options.headers)
-        fixed = encode_line(CALLER, caller) if caller else b""
-        if coder.content_type != JSON:
-            fixed += encode_line(CONTENT_TYPE, coder.content_type)
-        self._block_start = VERSION_LINE + fixed
-        self._usual_lines = encode_lines(self.headers.items())
 
     async def send(self, call: Call) -> object:
         """Send the request once and return the reply; the innermost of every chain."""
         deadline = call.deadline or time.monotonic() + self.timeout
-        try:
-            payload = self._encode(call.message)
-        except CodecError as wrong:
-            raise InvalidArgument(str(wrong), details=wrong.details, not_run=True) from wrong
-        lines = b""
-        if call.has_headers:
-            given = call.headers.items_by_name
-            same = given == self.headers  # then they are encoded already
-            lines = self._usual_lines if same else encode_lines(given.items())
+        payload = self.encode(call.message)
+        lines = self.lines(call)
         try:
             header, body = await self._request(payload, lines, deadline)
         except (NoResponders, Disconnected) as nobody:
-            header, body = await self._elsewhere(payload, lines, deadline, nobody)
+            header, body = await self.elsewhere(
+                lambda: self._request(payload, lines, deadline), deadline, nobody
+            )
         if header:
             if ERROR_MARK in header:
                 raise decode_error(header, body, self.spec.service)
@@ -198,52 +143,3 @@ class Remote:
             deadline=deadline,
             abandon=self._cancel,
         )
-
-    async def _elsewhere(
-        self, payload: bytes, lines: bytes, deadline: float, nobody: NoResponders | Disconnected
-    ) -> Reply:
-        """Deal with the rare cases: another subject, or a node that is still to come."""
-        if isinstance(nobody, NoResponders) and (found := await self._look_up(nobody)):
-            self._subject = found
-            return await self._request(payload, lines, deadline)
-        if self._wait and nobody.not_run:
-            return await self._patiently(payload, lines, deadline)
-        raise nobody
-
-    async def _patiently(self, payload: bytes, lines: bytes, deadline: float) -> Reply:
-        """Try until the connection is there and a node is there, or the time is up."""
-        pause = _FIRST_WAIT
-        while True:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_WAIT)
-            try:
-                return await self._request(payload, lines, deadline)
-            except (NoResponders, Disconnected) as nobody:
-                if not nobody.not_run or time.monotonic() + pause >= deadline:
-                    raise
-
-    async def _look_up(self, failure: NoResponders) -> bytes | None:
-        """Find out why nobody listens.
-
-        Returns:
-            Where the endpoint is to be found: services of other frameworks choose their own
-            subjects.
-
-        Raises:
-            Unimplemented: The service lives and does not have this endpoint.
-            Unavailable: It does have it, on a node that is not there any more.
-        """
-        spec = self.spec
-        subjects = await self._bus.discovery.lookup(spec.service)
-        if not subjects:
-            return None
-        subject = subjects.get(spec.endpoint)
-        if subject is None:
-            raise unknown_endpoint(spec.service, spec.endpoint, list(subjects)) from failure
-        if self._node:
-            raise Unavailable(f"{spec.service} has no node {self._node}", not_run=True) from failure
-        if subject.encode() == self._subject:
-            gone = f"the node that served {failure.subject} has just gone"
-            raise Unavailable(gone, not_run=True) from failure
-        found: bytes = subject.encode()
-        return found

@@ -14,35 +14,25 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from typing import Protocol
 
 from busmicro.bus import Bus
 from busmicro.call import Call, Handler, Wrapper, compose, enter_call, received
-from busmicro.codecs import JSON, Coder
+from busmicro.codecs import JSON
 from busmicro.errors import (
     BusmicroError,
     CallError,
-    Cancelled,
-    CodecError,
     DeadlineExceeded,
-    Internal,
-    InvalidArgument,
     ResourceExhausted,
     Unavailable,
     Unimplemented,
 )
-from busmicro.headers import (
-    CONTENT_TYPE,
-    FIND_CONTENT_TYPE,
-    FIND_TIMEOUT,
-    VERSION_LINE,
-    encode_lines,
-    find,
-)
+from busmicro.rpc.answering import encode_reply, explain, read_asked, reply_block
 from busmicro.rpc.handlers import Endpoint, Endpoints, invoker
+from busmicro.rpc.serving import Callers, StreamBinding, stream_invoker
 from busmicro.rpc.wire import encode_error
 from busmicro.transport import (
     QUEUE_GROUP,
-    ReplyPolicy,
     Subscription,
     Transport,
     require_allowed,
@@ -50,9 +40,20 @@ from busmicro.transport import (
 
 log = logging.getLogger("busmicro.rpc")
 
-_LONGEST_TIMEOUT = 86_400.0
 _BUSY_FOR = 0.05
-_MOST_DIGITS = 10
+
+
+class Running(Protocol):
+    """A request that runs, call or stream."""
+
+    reply: bytes
+    """Where its caller listens."""
+    key: bytes
+    """Under which it is kept."""
+
+    def end(self, told: CallError | None) -> None:
+        """Cancel the handler; the caller is told so, or has gone and is told nothing."""
+        ...
 
 
 class RpcServer:
@@ -62,22 +63,21 @@ class RpcServer:
         self._service = service
         self._node = node
         self._endpoints = endpoints
+        self.bus = bus
         self.transport: Transport = bus.transport
         self.timers = bus.timers
         self._subjects = bus.subjects
         self._max_running = bus.settings.max_running
-        self.replies_allowed = ReplyPolicy(
-            bus.subjects.prefix,
-            bus.settings.inbox_prefix,
-            strict=bus.settings.strict_replies,
-        )
+        self.replies_allowed = bus.replies_allowed
         """Where answers may go."""
         self.refused_replies = 0
         """Requests that asked for an answer where none may go."""
+        self.callers = Callers(bus.settings.max_streams_per_caller)
+        """How many streams each caller has here."""
         self._subscriptions: list[Subscription] = []
-        self._bindings: list[_Binding] = []
+        self._bindings: list[_Binding | StreamBinding] = []
         self._shared: list[Subscription] = []
-        self._running: dict[bytes, _Request] = {}
+        self._running: dict[bytes, Running] = {}
         self._stopped = False
         self._idle = asyncio.Event()
         self.loop = asyncio.get_running_loop()
@@ -95,9 +95,10 @@ class RpcServer:
             PermissionDenied: A subject may not be subscribed to; the text names it.
             Disconnected: The connection dropped meanwhile.
         """
+        if any(endpoint.streams for endpoint in self._endpoints):
+            await self.bus.frames.start()
         for endpoint in self._endpoints:
-            chain = compose(wrappers, invoker(endpoint.function, endpoint.signature))
-            binding = _Binding(self, endpoint, chain)
+            binding = self._bind(endpoint, wrappers)
             self._bindings.append(binding)
             subject = self._subjects.node(self._service, self._node, endpoint.name)
             self._listen(subject, binding.on_request)
@@ -108,6 +109,12 @@ class RpcServer:
             self._listen_with_others()
         await self.transport.barrier()
         require_allowed(*self._subscriptions, *self._shared)
+
+    def _bind(self, endpoint: Endpoint, wrappers: Sequence[Wrapper]) -> _Binding | StreamBinding:
+        if endpoint.streams:
+            return StreamBinding(self, endpoint, compose(wrappers, stream_invoker(endpoint)))
+        chain = compose(wrappers, invoker(endpoint.function, endpoint.signature))
+        return _Binding(self, endpoint, chain)
 
     def _listen(self, subject: str, callback: Callable[[bytes, bytes, bytes, bytes], None]) -> None:
         self._subscriptions.append(self.transport.subscribe(subject, callback))
@@ -214,7 +221,11 @@ class RpcServer:
             return False
         return True
 
-    def own(self, request: _Request) -> None:
+    def owns(self, reply: bytes) -> bool:
+        """Does a request with this reply subject run?"""
+        return reply in self._running
+
+    def own(self, request: Running) -> None:
         """Keep an admitted request under its reply subject, until it is done."""
         key = request.reply
         if key in self._running:  # two requests with one reply subject: both run, both answer
@@ -222,7 +233,7 @@ class RpcServer:
         request.key = key
         self._running[key] = request
 
-    def done(self, request: _Request) -> None:
+    def done(self, request: Running) -> None:
         """Forget a request that has ended."""
         self._running.pop(request.key, None)
         if not self._running:
@@ -320,22 +331,22 @@ class _Request:
         endpoint, server = self.binding.endpoint, self.binding.server
         error = ""
         try:
-            content_type, timeout = self._read_header(endpoint)
-            deadline = self.arrived + timeout
-            _check_time(deadline)
+            content_type, deadline = self._read_header(endpoint)
             server.timers.set(self, deadline)
             decode = endpoint.requests.require(content_type).decode
             enter_call(call := received(endpoint.spec, decode, self.payload, self.header, deadline))
             message = await self.binding.chain(call)
             encoder = endpoint.replies.find(content_type) or endpoint.replies.default
-            payload, header = self._encode(call, encoder, message)
+            payload = encode_reply(endpoint.spec, encoder, message)
+            plain = encoder.content_type == JSON and not call.has_reply_headers
+            header = b"" if plain else reply_block(encoder.content_type, call)
             if not server.transport.writable:
                 await server.transport.drained()
             if not self.answered:
                 self.answered = True
                 server.answer(self.reply, payload, header)
         except (Exception, asyncio.CancelledError) as failure:
-            told = self._explain(failure, began=call is not None and call.began)
+            told = explain(failure, endpoint.spec, began=call is not None and call.began)
             error = str(told)
             self._answer_error(told)
         finally:
@@ -344,46 +355,15 @@ class _Request:
             server.done(self)
             self.task, self.payload, self.header = None, b"", b""
 
-    def _explain(self, failure: BaseException, *, began: bool) -> CallError:
-        """Turn what ended the request into what its caller is told."""
-        if isinstance(failure, CallError):
-            # what is true of a call that the handler made need not be true of this one
-            failure.not_run = failure.not_run and not began
-            return failure
-        if isinstance(failure, CodecError):
-            return InvalidArgument(str(failure), details=failure.details)
-        if isinstance(failure, asyncio.CancelledError):
-            return Cancelled("the handler was cancelled")
-        spec = self.binding.endpoint.spec
-        log.error("%s.%s failed outside its handler", spec.service, spec.endpoint, exc_info=failure)
-        return Internal("the service failed; its log says why")
-
     def _read_header(self, endpoint: Endpoint) -> tuple[str, float]:
-        """Find content type and seconds allowed; most requests carry nothing else."""
-        header = self.header
-        if not header:
-            return "", endpoint.timeout
-        lowered = header.lower()
-        timeout = endpoint.timeout
-        if left := find(header, lowered, FIND_TIMEOUT):
-            if not left.isdigit() or len(left) > _MOST_DIGITS:
-                raise InvalidArgument(
-                    f"Bus-Timeout: {left.decode('utf-8', 'replace')!r} is no number"
-                )
-            timeout = min(int(left) / 1000, _LONGEST_TIMEOUT)
-        content_type = find(header, lowered, FIND_CONTENT_TYPE)
-        return content_type.decode("utf-8", "replace") if content_type else "", timeout
-
-    def _encode(self, call: Call, encoder: Coder, message: object) -> tuple[bytes, bytes]:
-        """Turn what the handler returned into payload and header block."""
-        try:
-            payload = encoder.encode(message)
-        except CodecError as wrong:
-            log.error("%s.%s returned: %s", call.spec.service, call.spec.endpoint, wrong)  # noqa: TRY400
-            raise Internal("the service returned what it had not declared") from wrong
-        if encoder.content_type == JSON and not call.has_reply_headers:
-            return payload, b""
-        return payload, _reply_header(encoder.content_type, call)
+        """Find out what the payload is, and by when the request must be done."""
+        content_type, timeout, stream = read_asked(self.header)
+        if stream is not None:
+            raise Unimplemented(f"{endpoint.name} does not stream: call it", not_run=True)
+        deadline = self.arrived + (endpoint.timeout if timeout is None else timeout)
+        if time.monotonic() >= deadline:
+            raise DeadlineExceeded("the time ran out before the handler began", not_run=True)
+        return content_type, deadline
 
     def _answer_error(self, error: CallError) -> None:
         if not self.answered:
@@ -403,21 +383,3 @@ class _Request:
             self.task.cancel()
             if not self.started:  # a task cancelled before its first step never reaches `finally`
                 self.binding.server.done(self)
-
-
-def _check_time(deadline: float) -> None:
-    if time.monotonic() >= deadline:
-        raise DeadlineExceeded("the time ran out before the handler began", not_run=True)
-
-
-def _reply_header(content_type: str, call: Call) -> bytes:
-    lines = b""
-    if content_type != JSON:
-        lines = encode_lines([(CONTENT_TYPE, content_type)])
-    if call.has_reply_headers:
-        try:
-            lines += encode_lines(call.reply_headers.items_by_name.items())
-        except InvalidArgument as wrong:
-            log.error("reply headers of %r: %s", call, wrong.message)  # noqa: TRY400
-            raise Internal("the service set a reply header that cannot be sent") from wrong
-    return VERSION_LINE + lines + b"\r\n"

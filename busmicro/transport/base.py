@@ -86,11 +86,48 @@ class Listener(Protocol):
 
 
 class Transport(Protocol):
-    """One connection to the bus."""
+    """One connection to the bus, from `connect` to `close`."""
+
+    async def connect(self, *, wait: bool = False) -> None:
+        """Connect, and stay connected from then on.
+
+        Args:
+            wait: Keep trying until a server answers, saying so every ten seconds; otherwise one
+                round over the servers has to do.
+
+        Raises:
+            Disconnected: No server answered (only without `wait`). Nothing is left behind.
+            Unauthenticated: The server refuses the credentials.
+            PermissionDenied: Replies could not arrive: `inbox_prefix` may not be subscribed to.
+            SetupError: Settings that cannot work, such as a certificate that is not there.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Send what waits and end the connection; nothing is delivered any more."""
+        ...
+
+    def lose(self) -> None:
+        """Give this connection up and make another, as if the network had failed."""
+        ...
+
+    async def wait_connected(self) -> None:
+        """Return when it is up."""
+        ...
 
     @property
     def connected(self) -> bool:
         """Is it up now?"""
+        ...
+
+    @property
+    def reconnects(self) -> int:
+        """How often it was lost and made again."""
+        ...
+
+    @property
+    def server_url(self) -> str:
+        """What it is connected to, without secrets; empty while the connection is down."""
         ...
 
     @property

@@ -280,7 +280,7 @@ class NatsTransport:
 
     async def _keep_alive(self) -> None:
         """Come back from every loss, for ever."""
-        while True:
+        while not self._closing:  # asyncio.wait_for, in nats-py, may swallow a cancellation
             await self._lost.wait()
             self._down()
             log.warning("lost the connection to NATS, connecting again")
@@ -300,6 +300,8 @@ class NatsTransport:
                 if loop.time() >= say_at:
                     say_at += _SAY_EVERY
                     log.warning("still without NATS: %s", failure)
+            if self._closing:
+                break
             await asyncio.sleep(pause)
         return None
 
@@ -350,6 +352,11 @@ class NatsTransport:
         """The server it is connected to, without secrets; empty while the connection is down."""
         url = self._client.connected_url if self._client else None
         return hide_secrets(url.geturl()) if url else ""
+
+    @property
+    def client(self) -> Client | None:
+        """What nats-py has made of this connection; None while it is down."""
+        return self._client if self.connected else None
 
     @property
     def writable(self) -> bool:

@@ -5,6 +5,7 @@ Source: docs/protocol.md (Names), NATS ADR-6 and ADR-32.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 
@@ -66,6 +67,19 @@ def check_namespace(namespace: str) -> str:
             f"and do not begin with {', '.join(_RESERVED_FIRST)}"
         )
     return namespace
+
+
+def bucket_name(namespace: str, holds: str) -> str:
+    """Return a bucket of a namespace: `<namespace or "bus">-<what it holds>`.
+
+    A bucket's name has no dots, so `_` stands for them, followed by `-` and the first six hex
+    digits of the namespace's SHA-256; also for the namespace `bus`, which is not the empty one.
+    """
+    name = namespace or "bus"
+    if "." in namespace or namespace == "bus":
+        digest = hashlib.sha256(namespace.encode()).hexdigest()[:6]
+        name = f"{namespace.replace('.', '_')}-{digest}"
+    return f"{name}-{holds}"
 
 
 class Subjects:

@@ -194,6 +194,22 @@ async def test_a_node_that_registers_is_found_by_service_and_in_the_list_with_it
     assert await there.registry.service("nobody") is None
 
 
+async def test_an_endpoint_is_found_with_the_kind_that_it_has(start: Start) -> None:
+    """Callers learn from the registry how many messages go which way; a plain call says nothing."""
+    here, there = await start(), await start()
+    kinds = ["unary", "server_stream", "client_stream", "both"]
+    endpoints = tuple(endpoint(kind).model_copy(update={"kind": kind}) for kind in kinds)
+    await here.registry.register(node("n1"), Description(service="greeter", endpoints=endpoints))
+
+    found = await there.registry.service("greeter")
+
+    assert found is not None
+    assert [e.kind for e in found.endpoints] == kinds
+    assert [e.streams for e in found.endpoints] == [False, True, True, True]
+    assert [e.takes_many for e in found.endpoints] == [False, False, True, True]
+    assert [e.gives_many for e in found.endpoints] == [False, True, False, True]
+
+
 async def test_registering_the_same_node_again_replaces_it(start: Start) -> None:
     """The second registration wins, for those who ask and for those who watch."""
     here, there = await start(), await start()

@@ -1,0 +1,118 @@
+"""What a node does alike for a call and for a stream: read what is asked, tell how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NamedTuple
+
+from busmicro.call import Call, Spec
+from busmicro.codecs import JSON, Coder
+from busmicro.errors import CallError, Cancelled, CodecError, Internal, InvalidArgument
+from busmicro.headers import (
+    CONTENT_TYPE,
+    FIND_CONTENT_TYPE,
+    FIND_STREAM,
+    FIND_TIMEOUT,
+    VERSION_LINE,
+    encode_lines,
+    find,
+)
+
+log = logging.getLogger("busmicro.rpc")
+
+_LONGEST_TIMEOUT = 86_400.0
+_MOST_DIGITS = 10
+
+
+class Asked(NamedTuple):
+    """What the header block of a request says."""
+
+    content_type: str
+    """What the payload is; empty if it does not say."""
+    timeout: float | None
+    """Seconds that the caller waits; None if it does not say."""
+    stream: str | None
+    """The window of a stream that is to be opened; None for a call."""
+
+
+_NOTHING = Asked("", None, None)
+
+
+def read_asked(header: bytes) -> Asked:
+    """Read a request's header block, as far as it concerns us.
+
+    Raises:
+        InvalidArgument: The timeout is no number.
+    """
+    if not header:
+        return _NOTHING
+    lowered = header.lower()
+    timeout = None
+    if left := find(header, lowered, FIND_TIMEOUT):
+        if not left.isdigit() or len(left) > _MOST_DIGITS:
+            said = left.decode("utf-8", "replace")
+            raise InvalidArgument(f"Bus-Timeout: {said!r} is no number", not_run=True)
+        timeout = min(int(left) / 1000, _LONGEST_TIMEOUT)
+    content_type = find(header, lowered, FIND_CONTENT_TYPE)
+    stream = find(header, lowered, FIND_STREAM) if FIND_STREAM in lowered else None
+    return Asked(
+        content_type.decode("utf-8", "replace") if content_type else "",
+        timeout,
+        None if stream is None else stream.decode("utf-8", "replace"),
+    )
+
+
+def encode_reply(spec: Spec, encoder: Coder, message: object) -> bytes:
+    """Encode what a handler returned or yielded.
+
+    Raises:
+        Internal: It is not what the handler has declared; the log says what it is.
+    """
+    try:
+        return encoder.encode(message)
+    except CodecError as wrong:
+        raise not_declared(spec, wrong) from wrong
+
+
+def not_declared(spec: Spec, wrong: CodecError) -> Internal:
+    """Log that a handler returned or yielded what it had not declared; make what is told."""
+    log.error("%s.%s returned: %s", spec.service, spec.endpoint, wrong)
+    return Internal("the service returned what it had not declared")
+
+
+def reply_block(content_type: str, call: Call) -> bytes:
+    """Make the header block of a reply; empty if there is nothing to say."""
+    lines = b""
+    if content_type != JSON:
+        lines = encode_lines([(CONTENT_TYPE, content_type)])
+    if call.has_reply_headers:
+        lines += reply_lines(call)
+    return VERSION_LINE + lines + b"\r\n" if lines else b""
+
+
+def reply_lines(call: Call) -> bytes:
+    """Write the headers that the handler has set.
+
+    Raises:
+        Internal: One of them cannot be sent; the log says which.
+    """
+    try:
+        return encode_lines(call.reply_headers.items_by_name.items())
+    except InvalidArgument as wrong:
+        log.error("reply headers of %r: %s", call, wrong.message)  # noqa: TRY400
+        raise Internal("the service set a reply header that cannot be sent") from wrong
+
+
+def explain(failure: BaseException, spec: Spec, *, began: bool) -> CallError:
+    """Turn what ended a request into what its caller is told."""
+    if isinstance(failure, CallError):
+        # what is true of a call that the handler made need not be true of this one
+        failure.not_run = failure.not_run and not began
+        return failure
+    if isinstance(failure, CodecError):
+        return InvalidArgument(str(failure), details=failure.details)
+    if isinstance(failure, asyncio.CancelledError):
+        return Cancelled("the handler was cancelled")
+    log.error("%s.%s failed outside its handler", spec.service, spec.endpoint, exc_info=failure)
+    return Internal("the service failed; its log says why")

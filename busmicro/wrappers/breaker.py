@@ -38,12 +38,23 @@ def is_fault(call: Call, failure: Exception) -> bool | None:
     Returns:
         True for its faults and time-outs; False for answers, such as `NotFound`; None for what did
         not reach it: nobody listens, the connection is down, a wrapper of this process refused.
+        Of a stream that was open, None also for the end of its time, which says how long it was
+        wanted, and at the caller for failures of the block, which are not the stream's own.
     """
     if not isinstance(failure, CallError):
         return True if call.spec.side is Side.HANDLER else None
     if isinstance(failure, Disconnected) or (failure.not_run and not failure.origin):
         return None
+    if call.spec.kind is Kind.STREAM and call.began and not _is_its_own(call, failure):
+        return None
     return failure.code in _FAULTS
+
+
+def _is_its_own(call: Call, failure: CallError) -> bool:
+    """Tell whether a failure is how the service has ended an open stream."""
+    if failure.code is Code.DEADLINE_EXCEEDED:
+        return False
+    return failure is getattr(call.stream, "raised", failure)
 
 
 class CircuitBreaker:
@@ -53,6 +64,9 @@ class CircuitBreaker:
     in the last `window` seconds, a share of `error_ratio` failed. Then calls are refused with
     `unavailable`. After `open_for` seconds one call at a time goes through, as a probe; `probes`
     that succeed one after another close the circuit, one that fails opens it for twice as long.
+
+    A stream counts when it ends, however long it lasted; as a probe it has succeeded once it is
+    open.
 
     Args:
         error_ratio: More than 0, at most 1.
@@ -105,6 +119,7 @@ class CircuitBreaker:
         self._jitter = jitter
         self._mode = State.CLOSED
         self._circuits: dict[tuple[str, str], Circuit] = {}
+        self._probes: dict[tuple[Circuit, int], Call] = {}
         self.refused = 0
         """How many calls were refused."""
 
@@ -149,6 +164,8 @@ class CircuitBreaker:
         if circuit is None:
             circuit = self.circuit(spec.service, spec.endpoint)
         began = self._clock.now()
+        if self._probes:
+            self._look_at_probes(began)
         era = REFUSED if self._mode is State.FORCED_OPEN else circuit.enter(began)
         if era == REFUSED:
             return self._refuse(call, circuit, began)
@@ -158,12 +175,17 @@ class CircuitBreaker:
         self, call: Call, call_next: Handler, circuit: Circuit, era: int, began: float
     ) -> object:
         failed: bool | None = None
+        is_stream = call.spec.kind is Kind.STREAM
+        probes = is_stream and circuit.state is State.HALF_OPEN
+        if probes:
+            self._probes[circuit, era] = call
         try:
             reply = await call_next(call)
             failed = False
         except asyncio.CancelledError:
             # Given up says nothing, but a handler whose time is up is cancelled as well.
-            failed = (call.deadline is not None and self._clock.now() >= call.deadline) or None
+            late = call.deadline is not None and self._clock.now() >= call.deadline
+            failed = (late and not (is_stream and call.began)) or None
             raise
         except Exception as failure:
             failed = self._counts(call, failure)
@@ -171,9 +193,18 @@ class CircuitBreaker:
         finally:
             now = self._clock.now()
             if failed is False and now - began >= self._slow:
-                failed = call.spec.kind is not Kind.STREAM
-            circuit.leave(era, now, failed)
+                failed = not is_stream
+            told = probes and self._probes.pop((circuit, era), None) is None
+            if not told:
+                circuit.leave(era, now, failed)
         return reply
+
+    def _look_at_probes(self, now: float) -> None:
+        """Learn from streams that are open: they may last longer than anybody can wait."""
+        for (circuit, era), call in tuple(self._probes.items()):
+            if call.began:
+                del self._probes[circuit, era]
+                circuit.leave(era, now, failed=False)
 
     def _refuse(self, call: Call, circuit: Circuit, now: float) -> Awaitable[object]:
         self.refused += 1

@@ -18,6 +18,7 @@ class ConcurrencyLimit:
 
     Those that find no room wait, first come, first served, within their deadline; those that find
     no room to wait are refused with `resource_exhausted`, in microseconds. Nothing ran of either.
+    A stream keeps its place until it has ended.
 
     For a limit of its own wrap an endpoint with `only(ConcurrencyLimit(…), endpoints=[…])`.
 

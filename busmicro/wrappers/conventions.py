@@ -53,6 +53,7 @@ SIDE: Final = "busmicro.side"
 WRAPPER: Final = "busmicro.wrapper"
 GROUP: Final = "busmicro.group"
 CHECK: Final = "busmicro.check"
+DIRECTION: Final = "network.io.direction"
 
 # --- metrics ------------------------------------------------------------------------------------
 
@@ -65,6 +66,7 @@ SENT_MESSAGES: Final = "messaging.client.sent.messages"
 CONSUMED_MESSAGES: Final = "messaging.client.consumed.messages"
 
 IN_FLIGHT: Final = "busmicro.in_flight"
+STREAM_MESSAGES: Final = "busmicro.stream.messages"
 RUNNING: Final = "busmicro.running"
 WAITING: Final = "busmicro.waiting"
 REQUESTS: Final = "busmicro.requests"

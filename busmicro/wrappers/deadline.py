@@ -15,9 +15,9 @@ _A_DAY = 86_400.0
 class Deadline:
     """Ends what takes longer than `timeout`, unless it brings a deadline of its own.
 
-    Calls always bring one; events bring one if their handler has a `timeout`. Whoever set a
-    deadline holds it, so this wrapper watches over those that it sets itself, and the others cost
-    nothing.
+    Calls always bring one; streams and events do if somebody has given them a `timeout`, so say
+    `only(Deadline(…), kinds=[…])` where some may last for ever. Whoever set a deadline holds it,
+    so this wrapper watches over those that it sets itself, and the others cost nothing.
 
     Args:
         timeout: Seconds, more than 0, at most 86,400.

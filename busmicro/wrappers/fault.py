@@ -18,7 +18,8 @@ def _lost() -> Exception:
 class Fault:
     """Fails a share of the exchanges, and delays a share of them; for tests.
 
-    What it fails never reaches the handler. What it delays does, and may be failed as well.
+    What it fails never reaches the handler. What it delays does, and may be failed as well. Of a
+    stream, that is its opening.
 
     Args:
         errors: The share that fails, 0 to 1.

@@ -19,6 +19,7 @@ from busmicro.call import Call, Handler, Kind, Side
 from busmicro.clock import SYSTEM_CLOCK, Clock
 from busmicro.errors import CallError, Code, SetupError
 from busmicro.wrappers import conventions as names
+from busmicro.wrappers.count import Count
 
 SECRET: Final = frozenset(
     {"password", "passwd", "secret", "token", "authorization", "api_key", "cookie", "credentials"}
@@ -61,7 +62,8 @@ class Log:
         logger: Where to.
         levels: Other levels for some codes; left out, `ok` and answers are INFO, what may be better
             in a moment is WARNING, faults of the service are ERROR.
-        messages: Log the message, too? Long texts are cut, secrets left out.
+        messages: Log the message, too? Long texts are cut, secrets left out. Of a stream it is the
+            one request, if there is one, and how many messages went either way.
         headers: Names of headers to log.
         redact: Names of fields and headers that stay out of the log, besides `SECRET`.
         clock: Where time comes from.
@@ -93,15 +95,26 @@ class Log:
     async def __call__(self, call: Call, call_next: Handler, /) -> object:
         """Run the exchange, then say how it went."""
         began = self._clock.now()
+        count = None
+        if self._messages and call.spec.kind is Kind.STREAM:
+            count = Count()
+            call.taps.append(count)
         try:
             reply = await call_next(call)
         except BaseException as failure:
-            self._say(call, began, names.code_of(call, failure) or Code.UNKNOWN, failure)
+            self._say(call, began, names.code_of(call, failure) or Code.UNKNOWN, failure, count)
             raise
-        self._say(call, began, Code.OK, None)
+        self._say(call, began, Code.OK, None, count)
         return reply
 
-    def _say(self, call: Call, began: float, code: Code, failure: BaseException | None) -> None:
+    def _say(
+        self,
+        call: Call,
+        began: float,
+        code: Code,
+        failure: BaseException | None,
+        count: Count | None,
+    ) -> None:
         level = self._levels.get(code, logging.INFO)
         if not self._log.isEnabledFor(level):
             return
@@ -121,8 +134,15 @@ class Log:
             why = failure.message if isinstance(failure, CallError) else type(failure).__name__
             fields["error"] = why
         self._add_what_was_said(call, fields)
-        text = "%s %s: %s in %.1f ms" + (" (%s)" if why else "")
-        given = (_DID[spec.kind, spec.side], what, code.value, ms, *([why] if why else []))
+        text = "%s %s: %s in %.1f ms"
+        given: list[object] = [_DID[spec.kind, spec.side], what, code.value, ms]
+        if count is not None:
+            fields |= {"sent": count.sent, "received": count.received}
+            text += ", %d sent, %d received"
+            given += [count.sent, count.received]
+        if why:
+            text += " (%s)"
+            given.append(why)
         self._log.log(level, text, *given, extra=fields)
 
     def _add_what_was_said(self, call: Call, fields: dict[str, object]) -> None:
@@ -131,8 +151,12 @@ class Log:
             found = {n: call.headers[n] for n in self._headers if n in call.headers}
             fields["headers"] = redacted(found, self._secret)
         readable = call.began or call.spec.side is Side.CLIENT  # else reading could fail again
-        if self._messages and readable:
+        if self._messages and readable and not _has_many_requests(call):
             fields["request"] = redacted(call.message, self._secret)
+
+
+def _has_many_requests(call: Call) -> bool:
+    return call.spec.kind is Kind.STREAM and call.message is None
 
 
 def redacted(value: object, secret: Collection[str], depth: int = 0) -> object:

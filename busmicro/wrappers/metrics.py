@@ -23,6 +23,7 @@ from busmicro.delivery import read_delivery
 from busmicro.errors import Code
 from busmicro.headers import ATTEMPT, Headers
 from busmicro.wrappers import conventions as names
+from busmicro.wrappers.count import Count
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import (
@@ -48,13 +49,19 @@ class Metrics:
 
     Args:
         meter_provider: Where the figures go; left out, the one that was set up for the process.
+        messages: Count the messages of streams, too, as they pass?
         clock: Where time comes from.
     """
 
     def __init__(
-        self, *, meter_provider: MeterProvider | None = None, clock: Clock = SYSTEM_CLOCK
+        self,
+        *,
+        meter_provider: MeterProvider | None = None,
+        messages: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._provider = meter_provider
+        self._messages = messages
         self._clock = clock
         self._gauge: _Gauge | None = None
 
@@ -89,6 +96,8 @@ class Metrics:
         plan = gauge.plan(call.spec)
         outer = _measured.set(call)
         plan.in_flight += 1
+        if self._messages and call.spec.kind is Kind.STREAM:
+            call.taps.append(plan.messages)
         began = self._clock.now()
         ended = Code.OK.value
         try:
@@ -98,8 +107,8 @@ class Metrics:
             raise
         finally:
             plan.in_flight -= 1
-            _measured.reset(outer)
             plan.over(call, self._clock.now() - began, ended)
+            _measured.reset(outer)
 
 
 _measured: ContextVar[Call | None] = ContextVar("busmicro_measured", default=None)
@@ -109,7 +118,16 @@ _measured: ContextVar[Call | None] = ContextVar("busmicro_measured", default=Non
 class _Plan:
     """What all exchanges of an endpoint have in common, and what has become of them."""
 
-    __slots__ = ("_by_end", "_counter", "_durations", "_fixed", "_spec", "in_flight", "latest")
+    __slots__ = (
+        "_by_end",
+        "_counter",
+        "_durations",
+        "_fixed",
+        "_spec",
+        "in_flight",
+        "latest",
+        "messages",
+    )
 
     def __init__(
         self, spec: Spec, fixed: names.Attributes, durations: Histogram, counter: Counter | None
@@ -118,6 +136,8 @@ class _Plan:
         """How many are under way."""
         self.latest = b""
         """The acknowledgement subject of the latest event; it says how many wait behind it."""
+        self.messages = Count()
+        """The messages of its streams, where somebody counts them."""
         self._spec = spec
         self._fixed = fixed
         self._durations = durations
@@ -189,6 +209,9 @@ class _Gauge:
         meter.create_observable_up_down_counter(
             names.IN_FLIGHT, [self._under_way], "{exchange}", "Exchanges under way."
         )
+        meter.create_observable_counter(
+            names.STREAM_MESSAGES, [self._passed], "{message}", "Messages of streams."
+        )
         meter.create_observable_gauge(
             names.CONSUMER_LAG,
             [self._behind],
@@ -226,6 +249,14 @@ class _Gauge:
         for (_name, side), plan in tuple(self._plans.items()):
             attributes = {**plan.fixed, names.SIDE: side.value}
             yield self._observation(plan.in_flight, attributes)
+
+    def _passed(self, _options: CallbackOptions) -> Iterable[Observation]:
+        for (_name, side), plan in tuple(self._plans.items()):
+            ways = (("transmit", plan.messages.sent), ("receive", plan.messages.received))
+            for way, number in ways:
+                if number:
+                    said = {**plan.fixed, names.SIDE: side.value, names.DIRECTION: way}
+                    yield self._observation(number, said)
 
     def _behind(self, _options: CallbackOptions) -> Iterable[Observation]:
         for plan in tuple(self._plans.values()):

@@ -20,8 +20,8 @@ def once(store: EffectStore) -> Wrapper:
 
     An event goes by its id, the same for every delivery, and by its consumer, so that two groups
     may share a store; a subscription without a group is another consumer each time its process
-    starts. What no stream keeps (calls, events of core topics) passes: it is delivered once at
-    most.
+    starts. What JetStream does not keep (calls, their streams, events of core topics) passes: it
+    is delivered once at most.
 
     Args:
         store: Remembers what was handled, in one transaction with what the handler writes.

@@ -4,7 +4,7 @@ What is safe: a call that certainly did not run; with `idempotent=True` on the e
 that may have.  How often: a few attempts, with growing, jittered pauses, within the deadline, and
 only while the budget lasts: it is spent by failures and earned back, slowly, by successes, so that
 a service in trouble sees a tenth more load and not three times as much.  A stream may be opened
-again, but never once it was open.
+again, but never once it was open, and without a deadline not after more than 5 seconds.
 
 Source: gRFC A6 (throttling, push-back); go-micro's default retry of time-outs is what not to do.
 """
@@ -30,6 +30,8 @@ from busmicro.wrappers.breaker import CircuitOpen
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
+_LONGEST_WAIT = 5.0
+"""A stream may have no deadline, but its caller wants to know soon whether it opens."""
 _SHORTEST_ATTEMPT = 0.01
 _MOST_BUDGETS = 10_000
 _NO_BETTER = (NoResponders, PayloadTooLarge, CircuitOpen)
@@ -152,6 +154,8 @@ class Retry:
         ceiling = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempt - 1))
         pause = failure.retry_after if failure.retry_after is not None else ceiling * self._jitter()
         if call.deadline is not None and self._clock.now() + pause >= call.deadline:
+            return None
+        if pause > _LONGEST_WAIT and call.deadline is None and call.spec.kind is Kind.STREAM:
             return None
         return pause
 

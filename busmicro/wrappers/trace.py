@@ -39,7 +39,8 @@ _MOST_BAGGAGE: Final = 1024
 class Trace:
     """Makes a span of every exchange, and passes the trace on.
 
-    A call's handler is a child of the call, with one span at the caller over all attempts. The
+    A call's handler is a child of the call, with one span at the caller over all attempts. A stream
+    is one span at each end, for all of its life; what its block calls is a child of it. The
     handler of an event is a child of its publishing, for each delivery anew; the handler of a list
     of events has a trace of its own, linked to all of theirs. Given twice around one exchange, it
     makes one span.
@@ -144,9 +145,9 @@ class _Tracing:
                 self._fail(span, call, failure)
             raise
         finally:
+            span.end()  # first: the rest cannot be done for a stream that another task closes
             self._context.detach(token)
             _exchange.reset(outer)
-            span.end()
 
     def _open(self, call: Call, plan: _Plan) -> tuple[Span, Context, str | None]:
         """Begin the span; return the context that holds for the exchange, and what is sent."""

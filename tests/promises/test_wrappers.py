@@ -37,6 +37,7 @@ from busmicro.wrappers import (
     once,
     only,
 )
+from tests.nats.streaming.wrapped import Ends, Item, connected, items
 
 
 async def plain(call: Call, call_next: Handler) -> object:
@@ -274,3 +275,61 @@ async def test_handlers_time_limit_is_the_handlers_own(exchange: Exchange):
 
     with pytest.raises((TimeoutError, Internal)):
         await exchange.run(work)
+
+
+# --- streams that are real ----------------------------------------------------------------------
+
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+
+
+@pytest.fixture(params=["client", "handler"])
+async def ends(
+    request: pytest.FixtureRequest, wrappers: list[Wrapper], busmicro_memory: str
+) -> AsyncIterator[Ends]:
+    """A client and a service, one of them with the wrappers."""
+    given = {request.param: wrappers}
+    async with connected(busmicro_memory, **given) as both:
+        both.client = both.client.with_options(idempotent=True)
+        yield both
+
+
+async def test_messages_and_failures_of_a_stream_pass(ends: Ends):
+    """All of them, in order, both ways; then how it ended, and nothing was opened twice."""
+    sent = range(100)  # more than a window
+
+    assert [item.n async for item in ends.stub.echo(items(*sent))] == [*sent]
+    assert (await ends.stub.total(items(*sent))).n == sum(sent)
+    for endpoint, failure in (("fail", NotFound), ("crash", Internal)):
+        async with ends.open(endpoint, 100) as stream:
+            assert [(await anext(stream)).n for _ in sent] == [*sent]
+            with pytest.raises(failure):
+                await anext(stream)
+
+    assert ends.feed.entered == 4
+
+
+async def test_every_end_of_a_stream_leaves_room_for_the_next(ends: Ends, until: Until):
+    """After breaks, errors, cancellations and the end of its time it works as on the first day."""
+
+    async def listen() -> None:
+        async with ends.open("hold", timeout=0.02) as stream:
+            await anext(stream)
+
+    for _ in range(2):
+        async for _ in ends.stub.hold(Item(n=1)):
+            break
+        await until(lambda: ends.feed.left == ends.feed.entered)
+        with pytest.raises(NotFound, match="of the block"):
+            async with ends.open("hold"):
+                raise NotFound("an error of the block")
+        await until(lambda: ends.feed.left == ends.feed.entered)
+        with pytest.raises(CallError):
+            await listen()
+        await until(lambda: ends.feed.left == ends.feed.entered)
+        cancelled = asyncio.get_running_loop().create_task(listen())
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        await until(lambda: ends.feed.left == ends.feed.entered)
+
+    assert [item.n async for item in ends.stub.count(Item(n=3))] == [0, 1, 2]

@@ -9,7 +9,15 @@ from busmicro.registry import Discovery
 from busmicro.settings import Settings
 from busmicro.tasks import Tasks
 from busmicro.timers import Timers
-from busmicro.transport import Frames, Replies, ReplyPolicy, Subjects, Transport, transport_for
+from busmicro.transport import (
+    Frames,
+    Objects,
+    Replies,
+    ReplyPolicy,
+    Subjects,
+    Transport,
+    transport_for,
+)
 
 
 class Bus:
@@ -31,6 +39,7 @@ class Bus:
         self.frames = Frames(
             self.transport, inbox_prefix=settings.inbox_prefix, policy=self.replies_allowed
         )
+        self.objects = Objects(self.transport, namespace=settings.namespace)
         self.discovery = Discovery(
             self.transport,
             self.replies,
@@ -65,6 +74,7 @@ class Bus:
         self._closed = True
         self.frames.close()
         await self.tasks.cancel()
+        await self.objects.close()
         await self.discovery.close()
         await self.transport.close()
         self.timers.close()

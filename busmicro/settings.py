@@ -91,7 +91,9 @@ class Settings(BaseSettings):
     stream_idle_timeout: float | None = Field(default=None, gt=0)
     """Seconds after which a stream without messages is ended; left out, never."""
     max_message_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
-    """What one message of a stream may weigh that comes in pieces."""
+    """What one message of a stream may weigh that does not fit one frame."""
+    claim_check_bytes: int | None = Field(default=None, ge=1)
+    """Messages of streams that weigh more go through JetStream's object store; left out, never."""
     grace_period: float = Field(default=30.0, ge=0)
     """Seconds that running requests get to finish when a service stops."""
     strict_replies: bool = False

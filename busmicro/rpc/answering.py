@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import NamedTuple
+from typing import TypeAlias
 
 from busmicro.call import Call, Spec
 from busmicro.codecs import JSON, Coder
@@ -25,22 +25,18 @@ _LONGEST_TIMEOUT = 86_400.0
 _MOST_DIGITS = 10
 
 
-class Asked(NamedTuple):
-    """What the header block of a request says."""
+Asked: TypeAlias = tuple[str, float | None, str | None]
+"""Content type, seconds that the caller waits, and the window of a stream that is to be opened."""
 
-    content_type: str
-    """What the payload is; empty if it does not say."""
-    timeout: float | None
-    """Seconds that the caller waits; None if it does not say."""
-    stream: str | None
-    """The window of a stream that is to be opened; None for a call."""
-
-
-_NOTHING = Asked("", None, None)
+_NOTHING: Asked = ("", None, None)
 
 
 def read_asked(header: bytes) -> Asked:
     """Read a request's header block, as far as it concerns us.
+
+    Returns:
+        Content type, empty if it does not say; timeout, None if it does not say; window of the
+        stream, None for a call.
 
     Raises:
         InvalidArgument: The timeout is no number.
@@ -56,7 +52,7 @@ def read_asked(header: bytes) -> Asked:
         timeout = min(int(left) / 1000, _LONGEST_TIMEOUT)
     content_type = find(header, lowered, FIND_CONTENT_TYPE)
     stream = find(header, lowered, FIND_STREAM) if FIND_STREAM in lowered else None
-    return Asked(
+    return (
         content_type.decode("utf-8", "replace") if content_type else "",
         timeout,
         None if stream is None else stream.decode("utf-8", "replace"),

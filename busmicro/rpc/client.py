@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial
-from typing import Generic, Self, TypeVar, cast, overload
+from typing import Generic, Never, Self, cast, overload
+
+from typing_extensions import TypeVar  # Python 3.11's own has no default
 
 from busmicro.bus import Bus
 from busmicro.call import Call, Kind, Side, Spec, Wrapper, compose, current_call
@@ -37,8 +39,8 @@ from busmicro.transport import check_endpoint, check_service
 from busmicro.wrappers import CircuitBreaker, ConcurrencyLimit, Hedge, Only, RateLimit, Retry
 
 T = TypeVar("T")
-S = TypeVar("S")
-R = TypeVar("R")
+S = TypeVar("S", default=Never)
+R = TypeVar("R", default=object)
 
 _MOST_REMOTES = 10_000
 _OF_ATTEMPTS = (Hedge, CircuitBreaker, ConcurrencyLimit, RateLimit)

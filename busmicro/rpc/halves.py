@@ -153,6 +153,12 @@ class Incoming:
         self.consumed_bytes += len(frame[2])
         return frame
 
+    def put_back(self, frame: Frame) -> None:
+        """Give back what was taken last, or what was made of it; it is the next to be taken."""
+        self.waiting.appendleft(frame)
+        self.consumed -= 1
+        self.consumed_bytes -= len(frame[2])
+
     def grant(self) -> None:
         """Allow a window beyond what the application has taken."""
         window = self._window

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from busmicro.call import Call, Kind, Side, Spec
 from busmicro.codecs import Coders
@@ -61,8 +61,9 @@ class Endpoint:
         return self.signature.shape in (Shape.CLIENT_STREAM, Shape.BOTH)
 
 
-def invoker(function: Function, signature: Signature) -> Invoke:
+def invoker(endpoint_function: Function, signature: Signature) -> Invoke:
     """Adapt a user's function to `Handler`: with or without request, with or without the call."""
+    function = cast("Callable[..., Awaitable[object]]", endpoint_function)
     takes_request = signature.request_type is not None
 
     if takes_request and not signature.takes_call:

@@ -185,6 +185,8 @@ class _Held:
                     if pump.failure is not None:
                         raise pump.failure from failure
                     raise
+                if pump.failure is not None:  # that has ended the stream, and nobody has heard it
+                    raise pump.failure
             else:
                 await self._leave
 

@@ -10,52 +10,29 @@ import asyncio
 import logging
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
 from typing import Final
 
 from busmicro.bus import Bus
 from busmicro.errors import (
     BusmicroError,
     CallError,
-    DataLoss,
     Disconnected,
     FailedPrecondition,
+    PayloadTooLarge,
     PermissionDenied,
+    ResourceExhausted,
 )
-from busmicro.rpc.frames import DATA, PIECE, Window
+from busmicro.rpc.frames import DATA
 from busmicro.rpc.halves import Frame
-from busmicro.rpc.pieces import Join, checksum_line, header_block
-from busmicro.rpc.stream import Patience, StreamEnd
+from busmicro.rpc.large import Large
+from busmicro.rpc.limits import Limits
+from busmicro.rpc.stream import StreamEnd
 from busmicro.rpc.wire import ERROR_MARK, decode_error, encode_error
-from busmicro.settings import Settings
 from busmicro.transport import OnMessage
 
 log = logging.getLogger("busmicro.rpc")
 
 _LARGEST_PIECE_BYTES: Final = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a stream may hold and how long it waits."""
-
-    window: Window
-    patience: Patience
-    max_message_bytes: int
-    """What the pieces of one message may weigh together."""
-
-    @classmethod
-    def of(cls, settings: Settings, *, idle: float | None = None) -> Limits:
-        """Take them from the settings; `idle` seconds, if given, win over theirs."""
-        return cls(
-            window=Window(messages=settings.stream_window, size_bytes=settings.stream_window_bytes),
-            patience=Patience(
-                ping_every=settings.stream_ping_interval,
-                gone_after=settings.stream_grace,
-                idle=settings.stream_idle_timeout if idle is None else idle,
-            ),
-            max_message_bytes=settings.max_message_bytes,
-        )
 
 
 class _Statuses:
@@ -94,8 +71,7 @@ class Link:
 
     __slots__ = (
         "_address",
-        "_bus",
-        "_limits",
+        "_large",
         "_readers",
         "_senders",
         "_small_bytes",
@@ -105,11 +81,14 @@ class Link:
         "_transport",
         "_turn",
         "asked",
+        "bus",
         "end",
+        "limits",
         "on_closed",
         "on_frame",
         "on_over",
         "peer",
+        "ready",
     )
 
     def __init__(
@@ -131,9 +110,14 @@ class Link:
         Raises:
             ResourceExhausted: There are too many streams in this process.
         """
-        self._bus = bus
+        self.bus = bus
+        """The connection."""
         self._transport = bus.transport
-        self._limits = limits
+        self.limits = limits
+        """What it may hold and how long it waits."""
+        self._large = Large(self)
+        self.ready: Callable[[], Frame | None] = self._ready
+        """Returns the next message if it is here and whole: the fast path of `receive`."""
         self._time = asyncio.get_running_loop().time
         self._readers: list[asyncio.Future[None]] = []
         self._senders: list[asyncio.Future[None]] = []
@@ -170,7 +154,7 @@ class Link:
     def connect(self, peer: bytes) -> None:
         """Know from now on where the other end is, and look after it."""
         self.peer, self.asked = peer + b".", b""
-        self._small_bytes = self._piece_bytes
+        self._learn_size()
         self._arrange()
 
     # --- frames ---------------------------------------------------------------------------------
@@ -182,6 +166,8 @@ class Link:
         reply = self._address if ask else b""
         try:
             self._transport.publish(self.peer + name, payload, reply, header)
+        except PayloadTooLarge as refused:  # this server takes less than the last one did
+            self.end.break_off(ResourceExhausted(f"a frame of the stream: {refused.message}"))
         except BusmicroError as refused:
             log.debug("a frame of a stream did not leave: %s", refused)
 
@@ -195,7 +181,7 @@ class Link:
 
     def on_connected(self) -> None:
         """Hear that the connection is back; this server may take less at once."""
-        self._small_bytes = self._piece_bytes
+        self._learn_size()
         self.end.on_connected(self._time())
         self._arrange()
 
@@ -238,9 +224,9 @@ class Link:
         if tick is not None:
             if tick.when <= when:
                 return  # that one will arrange the next
-            self._bus.timers.drop(tick)
+            self.bus.timers.drop(tick)
         self._tick = tick = _Tick(self, when)
-        self._bus.timers.set(tick, when)
+        self.bus.timers.set(tick, when)
 
     # --- who waits ------------------------------------------------------------------------------
 
@@ -250,17 +236,19 @@ class Link:
             _wake(self._readers)
         if self._senders and (end.over or end.may_send):
             _wake(self._senders)
-        if end.over and (told := self.on_over) is not None:
-            self.on_over = None
-            told()
-        if end.closed:
-            self.forget()
+        if end.over:
+            self._large.look()
+            if (told := self.on_over) is not None:
+                self.on_over = None
+                told()
+            if end.closed:
+                self.forget()
 
     def forget(self) -> None:
         """Give the address back; nothing arrives any more."""
-        self._bus.frames.remove(self._address)
+        self.bus.frames.remove(self._address)
         if self._tick is not None:
-            self._bus.timers.drop(self._tick)
+            self.bus.timers.drop(self._tick)
             self._tick = None
         if (told := self.on_closed) is not None:
             self.on_closed = None
@@ -280,7 +268,7 @@ class Link:
                 was not sent, or not all of it.
         """
         async with self._turn:
-            await self._send_in_turn(payload, lines)
+            await self._large.send(payload, lines)
 
     def send_now(self, payload: bytes) -> bool:
         """Send a message if nothing stands in its way: the fast path of `send`.
@@ -301,38 +289,28 @@ class Link:
             return True
         return False
 
-    def ready(self) -> Frame | None:
-        """Return the next message if it is here and whole: the fast path of `receive`."""
+    def _ready(self) -> Frame | None:
         waiting = self.end.incoming.waiting
         if waiting and waiting[0][0] == DATA:
             return self.end.take()
         return None
 
     @property
-    def _piece_bytes(self) -> int:
+    def piece_bytes(self) -> int:
+        """What a frame may weigh, its header block counted."""
         return min(self._transport.max_payload_bytes, _LARGEST_PIECE_BYTES)
 
-    async def _send_in_turn(self, payload: bytes, lines: bytes) -> None:
-        room = self._piece_bytes - (len(lines) + 64 if lines else 0)
-        if len(payload) > room:
-            lines += checksum_line(payload)
-            room = self._piece_bytes - len(lines) - 64
-            payload = await self._send_pieces(payload, room)
-        await self._send_frame(DATA, payload, header_block(lines))
+    def _learn_size(self) -> None:
+        threshold = self.limits.claim_check_bytes
+        fits = self.piece_bytes
+        self._small_bytes = fits if threshold is None else min(fits, threshold)
 
-    async def _send_pieces(self, payload: bytes, room: int) -> bytes:
-        """Send all pieces of a message but the last, which is returned."""
-        view = memoryview(payload)
-        last = (len(payload) - 1) // room * room
-        try:
-            for at in range(0, last, room):
-                await self._send_frame(PIECE, bytes(view[at : at + room]), b"")
-        except asyncio.CancelledError:
-            self.end.fail(DataLoss("a message was cut off: whoever sent it was cancelled"))
-            raise
-        return bytes(view[last:])
+    async def clear_to_send(self) -> None:
+        """Return when a message, or a piece of one, may be sent in this turn of the loop.
 
-    async def _send_frame(self, kind: bytes, payload: bytes, header: bytes) -> None:
+        Raises:
+            CallError: As `send`.
+        """
         end = self.end
         while True:
             if end.over:
@@ -342,9 +320,15 @@ class Link:
             if not self._transport.writable:
                 await self._transport.drained()
             elif end.may_send:
-                return end.send(kind, payload, header, self._time())
+                return
             else:
+                end.wait_for_room(self._time())
+                self._arrange()
                 await _wait(self._senders)
+
+    def send_frame(self, kind: bytes, payload: bytes, header: bytes) -> None:
+        """Send a message, or a piece of one; only when it is clear to send."""
+        self.end.send(kind, payload, header, self._time())
 
     async def close_send(self) -> None:
         """Say that no more messages come from this end, after those that are being sent."""
@@ -363,39 +347,22 @@ class Link:
         Raises:
             CallError: The stream did not end well; everything that came before was returned.
         """
-        frame = await self._receive_frame()
-        if frame is None or frame[0] == DATA:
-            return frame
-        join = Join(self._limits.max_message_bytes)
-        while frame is not None and frame[0] == PIECE:
-            self._must_fit(join, frame)
-            frame = await self._receive_frame()
-        if frame is None:
-            return None
-        try:
-            return join.finish(frame)
-        except CallError as wrong:
-            self.end.fail(wrong)
-            raise
-
-    def _must_fit(self, join: Join, frame: Frame) -> None:
-        try:
-            join.add(frame)
-        except CallError as too_large:
-            self.end.fail(too_large)
-            raise
-
-    async def _receive_frame(self) -> Frame | None:
         end = self.end
-        while not end.incoming.waiting:
-            if end.over:
-                if end.outcome is not None:
-                    raise self.outcome()
+        while (frame := self.ready()) is None:
+            if end.incoming.waiting:
+                await self._large.gather()
+            elif end.outcome is not None:
+                raise self.outcome()
+            elif end.over or (end.incoming.ended and end.serving):
+                self._large.check_end()
                 return None
-            if end.incoming.ended and end.serving:
-                return None
-            await _wait(self._readers)
-        return end.take()
+            else:
+                await _wait(self._readers)
+        return frame
+
+    def joining(self, is_joining: bool) -> None:  # noqa: FBT001 - reads well where it is used
+        """Say whether the next frame is part of a message of which pieces have been taken."""
+        self.ready = _nothing if is_joining else self._ready
 
     @property
     def trailers(self) -> bytes:
@@ -411,6 +378,10 @@ class Link:
         if self.end.outcome is None:
             return FailedPrecondition("the service has ended the stream and takes no more messages")
         return self.outcome()
+
+
+def _nothing() -> None:
+    """Have nothing ready."""
 
 
 def _wake(waiters: list[asyncio.Future[None]]) -> None:

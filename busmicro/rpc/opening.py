@@ -29,8 +29,9 @@ from busmicro.errors import (
 )
 from busmicro.headers import NO_RESPONDERS, Headers
 from busmicro.rpc.callstream import CallStream
-from busmicro.rpc.frames import ACCEPT, read_standing
-from busmicro.rpc.link import Limits, Link
+from busmicro.rpc.frames import ACCEPT, CANCEL, read_standing
+from busmicro.rpc.limits import Limits
+from busmicro.rpc.link import Link
 from busmicro.rpc.remote import ReplyDecoder, not_expected
 from busmicro.rpc.route import CallOptions, Route
 from busmicro.rpc.wire import ERROR_MARK, decode_error
@@ -58,7 +59,7 @@ class _Opening:
         self._link = link
         self._subject = subject
         self._service = service
-        self._allows = bus.replies_allowed.allows
+        self._allows = bus.replies_allowed.allows_below
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         """The header block of the ACCEPT."""
         link.on_frame = self._on_frame
@@ -70,10 +71,12 @@ class _Opening:
             return self._link.on_peer_frame(name, reply, header, payload)
         if not name:
             return self._fail(self._refusal(header, payload))
+        if name == CANCEL:  # accepted, but what says so can never leave
+            return self._fail(self._refusal(header, payload))
         if name != ACCEPT:
             return None  # the accept is missing: it comes again, and this after it
         standing = read_standing(payload)
-        if standing is None or not self._allows(reply):
+        if standing is None or not reply or not self._allows(reply):
             return self._fail(Internal("the service accepted the stream with what is no address"))
         self._link.connect(reply)
         self._link.end.on_frame(name, header, payload, asyncio.get_running_loop().time())

@@ -186,9 +186,14 @@ class RpcServer:
 
     # --- requests -------------------------------------------------------------------------------
 
-    def admit(self, reply: bytes) -> bool:
-        """Decide whether a request gets a task; where not, say why to whoever may be told."""
-        if reply[:7] != b"_INBOX." and not self._may_answer(reply):
+    def admit(self, reply: bytes, *, below: bool = False) -> bool:
+        """Decide whether a request gets a task; where not, say why to whoever may be told.
+
+        Args:
+            reply: Where its answer goes.
+            below: Do frames go one word below that, too?
+        """
+        if reply[:7] != b"_INBOX." and not self._may_answer(reply, below=below):
             return False
         if self._stopped:
             self.answer_error(reply, Unavailable(f"{self._service} is stopping", not_run=True))
@@ -205,11 +210,12 @@ class RpcServer:
             return False
         return True
 
-    def _may_answer(self, reply: bytes) -> bool:
+    def _may_answer(self, reply: bytes, *, below: bool) -> bool:
         if not reply:
             log.debug("a request without a reply subject was dropped: nobody could be answered")
             return False
-        if not self.replies_allowed.allows(reply):
+        allows = self.replies_allowed.allows_below if below else self.replies_allowed.allows
+        if not allows(reply):
             self.refused_replies += 1
             if self.refused_replies & (self.refused_replies - 1) == 0:  # the 1st, 2nd, 4th, 8th, …
                 log.warning(

@@ -30,7 +30,6 @@ from busmicro.errors import (
     Unimplemented,
 )
 from busmicro.rpc.answering import (
-    Asked,
     explain,
     not_declared,
     read_asked,
@@ -39,7 +38,8 @@ from busmicro.rpc.answering import (
 )
 from busmicro.rpc.frames import Window, read_window
 from busmicro.rpc.handlers import Endpoint
-from busmicro.rpc.link import Limits, Link
+from busmicro.rpc.limits import Limits
+from busmicro.rpc.link import Link
 from busmicro.rpc.pieces import header_block
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class StreamBinding:
     def on_request(self, _subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         """Take one message off the wire."""
         server = self.server
-        if server.owns(reply) or not server.admit(reply):  # opened twice is opened once
+        if server.owns(reply) or not server.admit(reply, below=True):  # opened twice is opened once
             return
         try:
             server.callers.enter(reply)
@@ -173,13 +173,13 @@ class _Served:
 
     def _call(self, endpoint: Endpoint) -> Call:
         """Read what is asked; what cannot be is refused before any wrapper sees it."""
-        asked = read_asked(self._header)
-        if asked.stream is None:
+        content_type, timeout, window = read_asked(self._header)
+        if window is None:
             raise Unimplemented(f"{endpoint.name} streams: open a stream to it", not_run=True)
-        self.window = read_window(asked.stream)
-        deadline = self._deadline(asked, endpoint)
-        coder = _require(endpoint, asked.content_type)
-        self.encoder = endpoint.replies.find(asked.content_type) or endpoint.replies.default
+        self.window = read_window(window)
+        deadline = self._deadline(endpoint.options.timeout if timeout is None else timeout)
+        coder = _require(endpoint, content_type)
+        self.encoder = endpoint.replies.find(content_type) or endpoint.replies.default
         call = received(endpoint.spec, coder.decode, self._payload, self._header, deadline)
         if endpoint.takes_many:
             if self._payload:
@@ -189,8 +189,7 @@ class _Served:
         call.stream = _Exchange(self, coder)
         return call
 
-    def _deadline(self, asked: Asked, endpoint: Endpoint) -> float | None:
-        timeout = endpoint.options.timeout if asked.timeout is None else asked.timeout
+    def _deadline(self, timeout: float | None) -> float | None:
         if timeout is None:
             return None
         deadline = self.arrived + timeout
@@ -358,7 +357,7 @@ def stream_invoker(endpoint: Endpoint) -> Handler:
         if gives_many:
             await replies.send_all(result)
         else:
-            await replies.send(await result)
+            await replies.send(await cast("Awaitable[object]", result))
         return None
 
     return invoke

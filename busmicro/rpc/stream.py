@@ -54,7 +54,7 @@ from busmicro.rpc.frames import (
 )
 from busmicro.rpc.halves import Frame, Incoming, Outgoing
 
-_ASK_EVERY: Final = 0.02
+_ASK_EVERY: Final = 0.01
 """Seconds of sending after which a frame asks whether anybody is there (`Patience.gone_after`)."""
 _ASK: Final = True
 _PROBE_EVERY: Final = 0.02
@@ -119,6 +119,7 @@ class StreamEnd:
     __slots__ = (
         "_accept",
         "_ask_at",
+        "_asked_at",
         "_back_at",
         "_changed",
         "_doubt_since",
@@ -128,6 +129,8 @@ class StreamEnd:
         "_missed",
         "_moved_at",
         "_patience",
+        "_probe_at",
+        "_probe_pause",
         "_statuses",
         "_uneasy",
         "closed",
@@ -179,7 +182,7 @@ class StreamEnd:
         """How it ended, if not well."""
         self.closed = False
         """Is there nothing left to do, so that this end may be forgotten?"""
-        self._heard_at = self._moved_at = now
+        self._heard_at = self._asked_at = self._moved_at = now
         self._ask_at = 0.0
         self._uneasy = False
         self._accept: bytes | None = None
@@ -187,6 +190,8 @@ class StreamEnd:
         self._doubt_since: float | None = None
         self._lost_at: float | None = None
         self._back_at = -_NEVER
+        self._probe_at = _NEVER
+        self._probe_pause = _ASK_EVERY
 
     def accept(self, header: bytes, window: Window) -> None:
         """At the node: tell the caller that it may begin, and remember what it allows."""
@@ -209,6 +214,15 @@ class StreamEnd:
         if ask:
             self._ask_at = now + _ASK_EVERY
         self._emit(b"%b%d" % (kind, number), payload, header, ask)
+
+    def wait_for_room(self, now: float) -> None:
+        """Hear that a message waits to be sent; without credit that is no sign of life, so ask.
+
+        Soon at first, for a quick end that takes no more may be dead, then ever more seldom.
+        """
+        if self._probe_at == _NEVER and not self.outgoing.has_credit:
+            self._probe_pause = _ASK_EVERY
+            self._probe_at = now + _ASK_EVERY
 
     def end(self) -> None:
         """Say that no more messages come from this end; the other direction goes on."""
@@ -236,6 +250,14 @@ class StreamEnd:
             self._emit(CANCEL, payload, header, not _ASK)
             self._close()
 
+    def break_off(self, error: CallError) -> None:
+        """End it out of order, as a frame that others would have to wait for can never leave."""
+        if not self.closed:
+            self._end(error, drop=True)
+            self._close()
+            header, payload = self._statuses.write(error)
+            self._emit(CANCEL, payload, header, not _ASK)
+
     def drop(self, outcome: CallError) -> None:
         """End it without a word: nobody listens there any more."""
         self._end(outcome, drop=True)
@@ -251,7 +273,7 @@ class StreamEnd:
     # --- receiving ------------------------------------------------------------------------------
 
     def on_frame(self, name: bytes, header: bytes, payload: bytes, now: float) -> None:  # noqa: C901 - hot
-        """Take a frame of the other end."""
+        """Take a frame of the other end; its name is not empty, whatever else it is."""
         self._heard_at = now
         if self._uneasy:
             self._is_there()
@@ -281,6 +303,7 @@ class StreamEnd:
         if number < 1 or number > self.incoming.granted + _LAST_FRAMES:
             self._violated(f"a frame {name[:24]!r} that nobody had allowed")
         elif number > self.incoming.received:
+            self.incoming.peer_sent = max(self.incoming.peer_sent, number)
             self._missing(now)
 
     def _take_last(self, kind: int, header: bytes, payload: bytes) -> None:
@@ -329,7 +352,7 @@ class StreamEnd:
         self._emit(kind, standing, header, kind != CREDIT)
 
     def _on_control(self, name: bytes, header: bytes, payload: bytes, now: float) -> None:
-        if name == CANCEL and self.serving:
+        if name == CANCEL:
             told = self._statuses.read(header, payload) or Cancelled("the caller has cancelled")
             self._end(told)
             return self._close()
@@ -353,6 +376,7 @@ class StreamEnd:
         outgoing, incoming = self.outgoing, self.incoming
         outgoing.acknowledge(standing.received)
         if outgoing.allow(standing.may_send, standing.may_send_bytes):
+            self._probe_at = _NEVER
             self._changed()
         incoming.peer_sent = max(incoming.peer_sent, standing.sent)
         if incoming.has_gap:
@@ -412,10 +436,9 @@ class StreamEnd:
 
     def _greet(self) -> None:
         """Ask for a sign of life; whoever may not know that it was accepted hears of it again."""
-        if self._accept is None:
-            self._emit_standing(PING)
-        else:
+        if self._accept is not None:
             self._emit_standing(ACCEPT, self._accept)
+        self._emit_standing(PING)
 
     def tick(self, now: float) -> None:
         """Do what is due."""
@@ -430,15 +453,19 @@ class StreamEnd:
             if now >= self._lost_at + patience.away_within:
                 self._end(Disconnected("without a connection to NATS for too long", not_run=False))
                 self._close()
-        elif self._doubt_since is not None:
-            self._emit_standing(PING)
         elif now >= self._next_silence():
-            self._missed, self._uneasy = self._missed + 1, True
+            self._missed, self._uneasy, self._asked_at = self._missed + 1, True, now
             if self._missed >= patience.pings:
                 silent = now - self._heard_at
                 self._peer_is_gone(f"the other end has been silent for {silent:.0f} s")
             else:
                 self._greet()
+        elif self._doubt_since is not None:
+            self._emit_standing(PING)
+        elif now >= self._probe_at:
+            self._probe_pause *= 2
+            self._probe_at = now + self._probe_pause
+            self._emit_standing(PING)
         elif self._misses_something:
             self._missing(now)
 
@@ -448,7 +475,8 @@ class StreamEnd:
             self.fail(DeadlineExceeded(f"no message came or went for {idle} s"))
 
     def _next_silence(self) -> float:
-        return self._heard_at + (self._missed + 1) * self._patience.ping_every
+        """Tell when it has been silent for too long; after a standstill there is time to answer."""
+        return max(self._heard_at, self._asked_at) + self._patience.ping_every
 
     @property
     def _misses_something(self) -> bool:
@@ -460,9 +488,11 @@ class StreamEnd:
         if self._lost_at is not None:
             due = self._lost_at + patience.away_within
         elif self._doubt_since is not None:
-            due = now + _PROBE_EVERY
+            due, gone_at = now + _PROBE_EVERY, self._doubt_since + patience.gone_after
+            if now < gone_at:
+                due = min(due, gone_at)
         else:
-            due = self._next_silence()
+            due = min(self._next_silence(), self._probe_at)
             if self._misses_something:
                 due = min(due, self.incoming.repair_at)
         if patience.idle is not None and not self.over:
@@ -483,7 +513,7 @@ class StreamEnd:
         """Settle the outcome, once; what waits is of no use to a node any more."""
         if self.over:
             return
-        self.over, self.outcome = True, outcome
+        self.over, self.outcome, self._probe_at = True, outcome, _NEVER
         if drop or self.serving:
             self.incoming.waiting.clear()
         self._changed()

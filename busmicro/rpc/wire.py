@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from busmicro.errors import TABLE, CallError, Code, code_from_http
 from busmicro.headers import (
@@ -60,10 +60,13 @@ def _body(error: CallError, origin: str) -> bytes:
         "details": error.details,
         "origin": origin,
     }
-    payload = to_json(body, fallback=repr)
-    if len(payload) > _MAX_BODY_BYTES:
-        payload = to_json({**body, "details": []})
-    return payload
+    try:
+        payload = to_json(body, fallback=repr, inf_nan_mode="null")
+        if len(payload) <= _MAX_BODY_BYTES:
+            return payload
+    except PydanticSerializationError:  # half a surrogate pair, or details that hold themselves
+        body["message"] = error.message[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace").decode()
+    return to_json({**body, "details": []})
 
 
 def decode_error(header: bytes, payload: bytes, service: str) -> CallError:
@@ -91,9 +94,15 @@ def decode_error(header: bytes, payload: bytes, service: str) -> CallError:
         origin=origin if isinstance(origin, str) and origin else service,
     )
     error.not_run = headers.get(NOT_RUN) == "1"
-    after = headers.get(RETRY_AFTER, "")
-    error.retry_after = int(after) / 1000 if after.isdigit() and len(after) <= 10 else None
+    after = _number(headers.get(RETRY_AFTER, ""), most_digits=10)
+    error.retry_after = None if after is None else after / 1000
     return error
+
+
+def _number(text: str, *, most_digits: int) -> int | None:
+    """Read a number as the wire has it: ASCII digits, where `str.isdigit` would take `²` too."""
+    plain = text.isascii() and text.isdigit() and len(text) <= most_digits
+    return int(text) if plain else None
 
 
 def _json_object(payload: bytes) -> dict[str, object]:
@@ -108,5 +117,4 @@ def _code(headers: Headers) -> Code:
     try:
         return Code(headers.get(STATUS, ""))
     except ValueError:
-        number = headers.get(ERROR_CODE, "")
-        return code_from_http(int(number) if number.isdigit() and len(number) <= 4 else 0)
+        return code_from_http(_number(headers.get(ERROR_CODE, ""), most_digits=4) or 0)

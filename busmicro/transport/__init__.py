@@ -21,6 +21,7 @@ from busmicro.transport.subjects import (
     check_service,
     check_version,
     matches,
+    may_be_named,
 )
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "collect",
     "err_code",
     "matches",
+    "may_be_named",
     "read_answer",
     "require_allowed",
     "transport_for",

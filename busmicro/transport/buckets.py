@@ -43,6 +43,7 @@ _PAGE: Final = 1000
 _TTL_LEVEL: Final = 1
 """The API level since when keys may have their own time to live: nats-server 2.11."""
 _MARKER_TTL: Final = 60.0
+_MOST_DIGITS: Final = 20
 
 _BUCKET = re.compile(r"[A-Za-z0-9_-]+")
 _KEY = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
@@ -120,7 +121,7 @@ class Bucket:
         self._require_fit(info["config"])
         self.created = str(info.get("created", ""))
         if "ts" in info:
-            self._epoch = _seconds(info["ts"]) - asyncio.get_running_loop().time()
+            self._epoch = _seconds(str(info["ts"])) - asyncio.get_running_loop().time()
         self._bound = True
         return True
 
@@ -284,8 +285,8 @@ class Bucket:
             found.extend(replies)
             if status != 204:
                 break
-            start = int(end.get("Nats-Last-Sequence", 0)) + 1
-            pending = int(end.get("Nats-Num-Pending", 0))
+            start = _number(end, "Nats-Last-Sequence") + 1
+            pending = _number(end, "Nats-Num-Pending")
         return found
 
     async def _one_by_one(self, wanted: Sequence[str]) -> dict[str, Entry]:
@@ -309,7 +310,7 @@ class Bucket:
                 found.pop(key, None)
                 continue
             written = _seconds(fields.get("Nats-Time-Stamp", ""), now)
-            found[key] = Entry(value, int(fields["Nats-Sequence"]), max(now - written, 0.0))
+            found[key] = Entry(value, _number(fields, "Nats-Sequence"), max(now - written, 0.0))
         return found
 
     # --- hearing --------------------------------------------------------------------------------
@@ -337,8 +338,14 @@ def is_gone(header: bytes, payload: bytes) -> bool:
 def _seconds(moment: str, otherwise: float = 0.0) -> float:
     try:
         return datetime.fromisoformat(moment).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return otherwise
+
+
+def _number(fields: Mapping[str, str], name: str) -> int:
+    """Read a number of a header block; 0 if it does not hold it."""
+    said = fields.get(name, "")
+    return int(said) if said.isascii() and said.isdigit() and len(said) <= _MOST_DIGITS else 0
 
 
 def _ttl(seconds: float) -> str:

@@ -50,6 +50,9 @@ _M, _H, _P, _MINUS = b"MHP-"
 _MAX_LINE_BYTES: Final = 1024 * 1024
 """No control line is longer; an INFO with a thousand cluster URLs is 30 kB."""
 
+_MAX_MESSAGE_BYTES: Final = 2**31
+"""No server takes more, whatever its `max_payload`."""
+
 _CLOSE_WITHIN: Final = 0.5
 _HIGH_WATER_BYTES: Final = 1024 * 1024
 """More than this in the loop's buffer means that the server does not keep up."""
@@ -85,7 +88,7 @@ def overfull(limit_bytes: int) -> ResourceExhausted:
 
 
 def _missing(size_bytes: int, *, of: int) -> int:
-    if of < 0:
+    if not 0 <= of <= _MAX_MESSAGE_BYTES:
         raise ValueError(f"a message of {of} bytes")
     return size_bytes
 
@@ -222,7 +225,7 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
         while (eol := find(b"\r\n", at)) >= 0:
             op = buf[at]
             if op == _M or (op == _H and buf[at + 1] == _M):
-                args = buf[at:eol].split()
+                args = buf[at:eol].split(b" ")  # a subject may hold other blanks: \f and \v
                 end = eol + 4 + int(args[-1])
                 if not eol + 4 <= end <= size:
                     self._missing = _missing(end - size, of=end - eol - 4)
@@ -238,7 +241,7 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
                     else:
                         reply = args[3] if len(args) == 6 else b""
                         body = eol + 2 + int(args[-2])
-                        if not eol < body < end - 1:
+                        if not eol + 2 <= body < end - 1:
                             raise ValueError("a header longer than its message")
                         header, payload = buf[eol + 2 : body], buf[body : end - 2]
                     try:

@@ -119,7 +119,7 @@ class Frames:
         end = self._ends.get(subject[self._token_at : self._frame_at - 1])
         if end is not None:
             end.on_frame(subject[self._frame_at :], reply, header, payload)
-        elif reply and self._policy.allows(reply):
+        elif reply and self._policy.allows_below(reply):
             self._answer(reply)
 
     def _answer(self, reply: bytes) -> None:

@@ -63,16 +63,21 @@ def server_error(error: Mapping[str, Any], subject: str) -> CallError:
         error: The `error` object of the answer.
         subject: What was asked.
     """
-    number = int(error.get("err_code", 0))
-    code = _CODES.get(number) or code_from_http(int(error.get("code", 500)))
+    number = whole(error.get("err_code"))
+    code = _CODES.get(number) or code_from_http(whole(error.get("code")) or 500)
     text = f"JetStream refuses {subject}: {error.get('description', 'no reason given')} ({number})"
     return CallError.of(code, text, details=[{"err_code": number}])
+
+
+def whole(said: object) -> int:
+    """Return a whole number of an answer; 0 if it is none."""
+    return said if isinstance(said, int) else 0
 
 
 def err_code(error: CallError) -> int:
     """Return the server's number of an error of the JetStream API; 0 if it has none."""
     first = error.details[0] if error.details else None
-    return int(first.get("err_code", 0)) if isinstance(first, dict) else 0
+    return whole(first.get("err_code")) if isinstance(first, dict) else 0
 
 
 def read_answer(payload: bytes, subject: str) -> dict[str, Any]:
@@ -119,6 +124,25 @@ class StoredMessage:
     """When, RFC 3339."""
 
 
+def read_stored(answer: Mapping[str, Any], stream: str) -> StoredMessage:
+    """Read a message out of the answer to `STREAM.MSG.GET`.
+
+    Raises:
+        DataLoss: There is none in it.
+    """
+    try:
+        found = answer["message"]
+        return StoredMessage(
+            subject=str(found["subject"]),
+            sequence=int(found["seq"]),
+            header=b64decode(found.get("hdrs") or b""),
+            payload=b64decode(found.get("data") or b""),
+            stored=str(found.get("time", "")),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as wrong:
+        raise DataLoss(f"the answer to STREAM.MSG.GET.{stream} holds no message") from wrong
+
+
 class JetStream:
     """The JetStream of the account that this connection belongs to."""
 
@@ -145,7 +169,7 @@ class JetStream:
                 return False
             raise
         api = info.get("api")
-        self.level = int(api.get("level", 0)) if isinstance(api, dict) else 0
+        self.level = whole(api.get("level")) if isinstance(api, dict) else 0
         return True
 
     async def api(
@@ -195,7 +219,7 @@ class JetStream:
             DeadlineExceeded: No acknowledgement in time; it may or may not be stored.
         """
         _header, answer = await self.replies.ask(subject.encode(), payload, header, timeout=timeout)
-        return int(read_answer(answer, subject).get("seq", 0))
+        return whole(read_answer(answer, subject).get("seq"))
 
     async def request(self, subject: str, payload: bytes, *, timeout: float = TIMEOUT) -> Reply:
         """Ask for one reply, and return it as it is; raises as `Replies.request`."""
@@ -227,14 +251,8 @@ class JetStream:
             NotFound: There is none.
             CallError: As `api`.
         """
-        found = (await self.api(f"STREAM.MSG.GET.{stream}", which))["message"]
-        return StoredMessage(
-            subject=str(found["subject"]),
-            sequence=int(found["seq"]),
-            header=b64decode(found.get("hdrs") or b""),
-            payload=b64decode(found.get("data") or b""),
-            stored=str(found.get("time", "")),
-        )
+        answer = await self.api(f"STREAM.MSG.GET.{stream}", which)
+        return read_stored(answer, stream)
 
     async def get_many(
         self, stream: str, request: Mapping[str, object]

@@ -1,4 +1,4 @@
-"""Payloads that lie in JetStream's object store until somebody fetches them; what `nats object` reads.
+"""Payloads that lie in JetStream's object store until they are fetched; `nats object` reads them.
 
 nats-py's object store does the work, on nats-py's half of the connection.  What it leaves open is
 closed here: a get whose chunks are gone would wait for ever, one whose connection drops returns
@@ -170,7 +170,7 @@ class Objects:
         async with self._use(claim.size_bytes) as context:
             found = await self._store(context).get(claim.name, writeinto=sink)
             if sink.tell() < claim.size_bytes and not self._transport.connected:
-                raise Disconnected("the connection to NATS dropped while a message was fetched")
+                raise Disconnected("the connection to NATS dropped meanwhile", not_run=False)
         if sink.tell() != claim.size_bytes or found.info.digest != claim.digest:
             raise DataLoss(f"object {claim.name} in {self.bucket} is not what was stored")
         return sink.getvalue()
@@ -214,7 +214,8 @@ class Objects:
                     self._scopes.discard(scope)
         except (nats.errors.Error, TimeoutError) as failure:
             if self._transport.client is not client:
-                raise Disconnected("the connection to NATS dropped meanwhile") from failure
+                text = "the connection to NATS dropped meanwhile"
+                raise Disconnected(text, not_run=False) from failure
             raise _explained(failure, self.bucket) from failure
         finally:
             await context.leave()

@@ -20,11 +20,12 @@ Source: NATS ADR-37 (simplified JetStream, `consume`), ADR-42 (pinned clients).
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
+import secrets
 from collections.abc import Callable
 from typing import Final
 
+from busmicro.delivery import acks_of
 from busmicro.errors import BusmicroError
 from busmicro.headers import parse
 from busmicro.transport.base import OnMessage, Subscription, Transport
@@ -36,9 +37,8 @@ _EXPIRES: Final = 30.0
 _HEARTBEAT: Final = 2.0
 """A leader that was killed says no good-bye: after two of these, its requests are made anew."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
+_MOST_DIGITS: Final = 20
 _PIN: Final = b"\r\nNats-Pin-Id:"
-
-_numbers = itertools.count(1)
 
 
 class Pull:
@@ -74,6 +74,7 @@ class Pull:
         self._inbox = ""
         self._subject = f"{API}CONSUMER.MSG.NEXT.{stream}.{consumer}".encode()
         self._name = f"{stream}/{consumer}"
+        self._is_ack = acks_of(stream, consumer).fullmatch
         self._on_event = on_event
         self._on_gone = on_gone
         self._room = room
@@ -95,7 +96,7 @@ class Pull:
         return subscription
 
     def _subscribe(self) -> Subscription:
-        self._inbox = f"{self._inboxes}.{next(_numbers)}"
+        self._inbox = f"{self._inboxes}.{secrets.token_hex(8)}"  # whoever we call knows the rest
         self._subscription = self._transport.subscribe(self._inbox, self._on_message)
         return self._subscription
 
@@ -138,6 +139,9 @@ class Pull:
     def _on_message(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         self._heard = True
         if reply:
+            if not self._is_ack(reply):  # no event: to settle it would be to publish for a stranger
+                log.debug("%s: something that wants its word on %r", self._name, reply)
+                return
             self.outstanding = max(0, self.outstanding - 1)  # or it was given up for lost
             if self._pinned and _PIN in header:
                 self._pin = parse(header).get("Nats-Pin-Id", "")
@@ -156,7 +160,8 @@ class Pull:
             self._on_gone(said or "no responders")
             return
         left = parse(header).get("Nats-Pending-Messages", "")
-        self.outstanding -= int(left) if left.isdigit() else self.outstanding
+        plain = left.isascii() and left.isdigit() and len(left) <= _MOST_DIGITS
+        self.outstanding -= int(left) if plain else self.outstanding
         self.outstanding = max(0, self.outstanding)
         if status == 423:  # somebody else is pinned now
             self._pin = ""

@@ -15,6 +15,8 @@ QUEUE_GROUP = "q"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+")
 _ENDPOINT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_LETTER = r"[^\s.*>\x00-\x1f\x7f\ud800-\udfff]"
+_ONE_SUBJECT = re.compile(rf"(?!\$|_INBOX\.){_LETTER}+(\.{_LETTER}+)*")
 _NUMBER = r"(0|[1-9][0-9]*)"
 _PART = r"(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 _VERSION = re.compile(
@@ -125,6 +127,15 @@ def matches(pattern: str, subject: str) -> bool:
     return len(wanted) == len(given)
 
 
+def may_be_named(subject: str) -> bool:
+    """Tell whether a stranger may name this subject for us to publish on.
+
+    It has to be one subject, without blanks and wildcards, that is neither the server's own nor
+    somebody's inbox.
+    """
+    return _ONE_SUBJECT.fullmatch(subject) is not None
+
+
 class ReplyPolicy:
     """Decides which reply subjects a service may be made to publish on.
 
@@ -153,3 +164,18 @@ class ReplyPolicy:
             return False  # a reserved word further on belongs to some other namespace
         subject = reply.decode("utf-8", "replace")
         return not any(matches(pattern, subject) for pattern in self._streams)
+
+    def allows_below(self, address: bytes) -> bool:
+        """Tell whether answers may go to this subject, and frames of a stream one word below it."""
+        if not self.allows(address):
+            return False
+        if address.startswith(self._inboxes):
+            return True
+        subject = address.decode("utf-8", "replace")
+        depth = subject.count(".") + 1
+        for pattern in self._streams:
+            words = pattern.split(".")
+            frame = words[depth] if depth < len(words) else "*"
+            if matches(pattern, f"{subject}.{frame}"):
+                return False
+        return True

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     )
     from busmicro.headers import Headers
     from busmicro.pubsub import DeadLetter, DeadLetters, Events, Stored, StoredMany, Stream, Topic
-    from busmicro.rpc import Answers
+    from busmicro.rpc import Answers, CallStream
     from busmicro.service import Service
     from busmicro.settings import Settings
     from busmicro.wrappers import (
@@ -83,6 +83,7 @@ __all__ = [
     "Cache",
     "Call",
     "CallError",
+    "CallStream",
     "Cancelled",
     "CircuitBreaker",
     "CircuitOpen",
@@ -159,7 +160,7 @@ if not TYPE_CHECKING:  # type checkers shall know the names above and no others
         "busmicro.endpoint": "endpoint_options",
         "busmicro.headers": "Headers",
         "busmicro.client": "Client",
-        "busmicro.rpc": "Answers",
+        "busmicro.rpc": "Answers CallStream",
         "busmicro.service": "Service",
         "busmicro.settings": "Settings",
         "busmicro.wrappers": "AdaptiveLimit Cache CircuitBreaker CircuitOpen ConcurrencyLimit "

@@ -1,7 +1,8 @@
 """AsyncAPI: one document of what a service answers, publishes and listens to.
 
 It is made from the `Service` object alone: nothing runs and nobody is asked.  What AsyncAPI has no
-word for stands in `x-` fields: streams at channels, groups and attempts at operations.
+word for stands in `x-` fields: the streams that keep events at channels, groups and attempts at
+operations, and at endpoints with streams of messages which way they go.
 
 Source: AsyncAPI 3.0.0; AsyncAPI NATS bindings 0.1.0; CloudEvents 1.0.3, NATS protocol binding
 (the draft that has binary mode).
@@ -94,7 +95,10 @@ class _Document:
             "channel": replies.ref,
             "messages": [replies.carry(reply), replies.carry(error)],
         }
-        operation["x-timeout"] = endpoint.timeout
+        if endpoint.streams:  # it lasts as long as it likes, unless its author says
+            operation["x-kind"] = signature.shape.value
+        if timeout := options.timeout if endpoint.streams else endpoint.timeout:
+            operation["x-timeout"] = timeout
         operation["x-idempotent"] = options.idempotent
         if options.metadata:
             operation["x-metadata"] = {**options.metadata}

@@ -15,7 +15,7 @@ from typing import TypeVar, get_args, get_origin, get_type_hints
 from busmicro.call import Call
 from busmicro.errors import SetupError
 
-Function = Callable[..., Awaitable[object]]
+Function = Callable[..., Awaitable[object] | AsyncIterator[object]]
 F = TypeVar("F", bound=Function)
 
 _OPTIONS = "__busmicro_endpoint__"

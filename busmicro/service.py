@@ -13,6 +13,7 @@ import secrets
 import sys
 from collections.abc import (
     AsyncIterable,
+    Awaitable,
     Callable,
     Coroutine,
     Iterable,
@@ -56,6 +57,7 @@ from busmicro.wrappers import RECOMMENDED, Recover, checked
 log = logging.getLogger("busmicro.service")
 
 F = TypeVar("F", bound=Function)
+E = TypeVar("E", bound=Callable[..., Awaitable[object]])
 C = TypeVar("C", bound=CheckFunction)
 T = TypeVar("T")
 _LOOK_FOR_STREAMS_EVERY = 60.0
@@ -212,7 +214,7 @@ class Service:
         timeout: float | None = None,
         waiting: int = 1024,
         **durable: Unpack[Durable],
-    ) -> Callable[[F], F]:
+    ) -> Callable[[E], E]:
         """Handle the events of a topic with an async function; use it as `@service.subscribe(…)`.
 
         The function takes the event, or a `list` of events; `call: Call` and the names in braces of
@@ -247,7 +249,7 @@ class Service:
             waiting=waiting,
         )
 
-        def register(handler: F) -> F:
+        def register(handler: E) -> E:
             self._must_not_serve("handlers")
             self._subscribers.add(topic, handler, options)
             return handler
@@ -261,7 +263,7 @@ class Service:
 
     def cron(
         self, schedule: str, topic: Topic[T], event: T | None = None, *, name: str = ""
-    ) -> Callable[[F], F]:
+    ) -> Callable[[E], E]:
         """Have the server publish an event again and again, however many nodes there are.
 
         Used as `@service.cron("0 */5 * * * *", ticks)` the function handles the events, each on one

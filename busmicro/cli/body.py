@@ -49,7 +49,7 @@ def _read(word: str) -> bytes:
     if word == "-":
         return sys.stdin.buffer.read()
     if not word.startswith("@"):
-        return word.encode()
+        return word.encode("utf-8", "surrogateescape")  # the bytes that were typed
     try:
         return Path(word[1:]).read_bytes()
     except OSError as wrong:
@@ -59,7 +59,7 @@ def _read(word: str) -> bytes:
 def _json(text: str, what: str) -> object:
     try:
         return json.loads(text)
-    except ValueError as wrong:
+    except (ValueError, RecursionError) as wrong:
         raise click.UsageError(
             f'{what} is not JSON: {wrong}; write \'{{"name": "x"}}\', name=x or -'
         ) from wrong

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import click
 
 from busmicro.cli.body import parse, parse_headers
-from busmicro.cli.complete import endpoint_names, service_names
+from busmicro.cli.complete import service_names, unary_names
 from busmicro.cli.connection import connected
 from busmicro.cli.failures import report
-from busmicro.cli.find import ask_each, require, what_else
+from busmicro.cli.find import KINDS, ask_each, nobody, require
 from busmicro.cli.load import measure
 from busmicro.cli.options import given, verb
 from busmicro.cli.output import print_bytes, print_json, to_text
 from busmicro.cli.words import clean
 from busmicro.client import Client
-from busmicro.errors import BusmicroError, CallError, Unavailable, exit_code
+from busmicro.errors import BusmicroError, CallError, Unavailable, Unimplemented, exit_code
 from busmicro.registry import EndpointRecord
 
 _LOOK_FOR = 0.3
@@ -55,7 +55,7 @@ class Request:
 
 @verb("call")
 @click.argument("service", shell_complete=service_names)
-@click.argument("endpoint", shell_complete=endpoint_names)
+@click.argument("endpoint", shell_complete=unary_names)
 @click.argument("body", nargs=-1, metavar="[JSON | - | @FILE | K=V K:=JSON]")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'K: V'", help="Send a header.")
 @click.option("--node", default="", metavar="ID", help="Ask this node.")
@@ -95,7 +95,10 @@ def call(
 
 async def _call(request: Request, *, count: int | None, concurrency: int, everywhere: bool) -> int:
     async with connected() as client:
-        fitting = await _fit(client, request)
+        known = await _advertised(client, request)
+        if known is not None and known.streams:
+            return _streams(request, known)
+        fitting = _fit(client, request, known)
         if everywhere:
             return await _everywhere(fitting, request)
         if count is not None:
@@ -103,9 +106,13 @@ async def _call(request: Request, *, count: int | None, concurrency: int, everyw
         return await _once(fitting, request)
 
 
-async def _fit(client: Client, request: Request) -> Client:
+def _streams(request: Request, known: EndpointRecord) -> int:
+    what = f"{request.endpoint} is a {KINDS.get(known.kind, known.kind)}, not a call"
+    return report(Unimplemented(what), hint=f"busmicro stream {request.service} {request.endpoint}")
+
+
+def _fit(client: Client, request: Request, known: EndpointRecord | None) -> Client:
     """Return a client that calls as the endpoint wishes, if anybody knows how that is."""
-    known = await _advertised(client, request)
     return client.with_options(
         timeout=given().timeout or (known.timeout if known else None),
         idempotent=known.idempotent if known else None,
@@ -127,7 +134,7 @@ async def _once(client: Client, request: Request) -> int:
         reply = await request.send(client)
     except CallError as failure:
         if isinstance(failure, Unavailable) and failure.not_run and client.bus.transport.connected:
-            return await _nobody(client, request, failure)
+            return await nobody(client, request.service, request.node, failure)
         return report(failure, service=request.service)
     _print(reply)
     return 0
@@ -138,18 +145,6 @@ def _print(reply: object) -> None:
         print_bytes(reply)
     else:
         print_json(reply)
-
-
-async def _nobody(client: Client, request: Request, failure: Unavailable) -> int:
-    """Say who is not there, and who is."""
-    record = await client.bus.discovery.service(request.service)
-    if record is None:
-        others = await what_else(client, request.service)
-        return report(Unavailable(f"no service {request.service!r} is up: {others}"))
-    nodes = ", ".join(node.id for node in record.nodes)
-    if request.node and request.node not in nodes:
-        failure = Unavailable(f"{request.service} has no node {request.node!r}: there are {nodes}")
-    return report(failure, hint=f"busmicro describe {request.service}")
 
 
 # --- every node ---------------------------------------------------------------------------------

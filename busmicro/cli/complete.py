@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from busmicro.client import Client
-    from busmicro.registry import ServiceRecord
+    from busmicro.registry import EndpointRecord, ServiceRecord
 
 _BUDGET = 0.3
 
@@ -33,10 +33,32 @@ def endpoint_names(
     incomplete: str,
 ) -> list[CompletionItem]:
     """Complete the name of an endpoint of the service before it."""
+    return [_item(e.name, e.doc) for e in _endpoints(context, incomplete)]
+
+
+def unary_names(
+    context: click.Context,
+    parameter: click.Parameter,  # noqa: ARG001 - click's signature
+    incomplete: str,
+) -> list[CompletionItem]:
+    """Complete the name of an endpoint that can be called."""
+    return [_item(e.name, e.doc) for e in _endpoints(context, incomplete) if not e.streams]
+
+
+def streaming_names(
+    context: click.Context,
+    parameter: click.Parameter,  # noqa: ARG001 - click's signature
+    incomplete: str,
+) -> list[CompletionItem]:
+    """Complete the name of an endpoint that streams."""
+    return [_item(e.name, e.doc) for e in _endpoints(context, incomplete) if e.streams]
+
+
+def _endpoints(context: click.Context, incomplete: str) -> list[EndpointRecord]:
     service = context.params.get("service")
     records = [record for record in _quietly(context, _services) if record.name == service]
     endpoints = [endpoint for record in records for endpoint in record.endpoints]
-    return [_item(e.name, e.doc) for e in endpoints if e.name.startswith(incomplete)]
+    return [endpoint for endpoint in endpoints if endpoint.name.startswith(incomplete)]
 
 
 def stream_names(

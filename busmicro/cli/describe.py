@@ -9,12 +9,11 @@ import click
 from busmicro.cli.complete import endpoint_names, service_names
 from busmicro.cli.connection import connected
 from busmicro.cli.failures import report
-from busmicro.cli.find import require, visible
+from busmicro.cli.find import KINDS, endpoint_of, require, visible
 from busmicro.cli.options import given, verb
 from busmicro.cli.output import print_json, print_table, print_text, to_text
 from busmicro.cli.schemas import Schema
-from busmicro.cli.words import did_you_mean
-from busmicro.errors import NotFound, Unimplemented
+from busmicro.errors import NotFound
 from busmicro.registry import EndpointRecord, Node, ServiceRecord
 
 
@@ -26,7 +25,8 @@ def describe(service: str, endpoint: str | None, *, template: bool) -> int:
     """Show what a service offers and where it runs.
 
     With ENDPOINT, only that one, else all but the built-in Debug.*. `--template` prints a request
-    that `busmicro call greeter hello -` takes from its stdin.
+    that `busmicro call greeter hello -` and `busmicro stream` take from their stdin. An endpoint
+    that takes many messages, or gives many, shows `requests`, or `replies`: one of them.
 
     JSON: {"name", "versions": [], "endpoints": [{"name", "subject", "queue_group", "kind",
     "idempotent", "timeout", "doc", "request", "reply", "metadata": {}}], "nodes": [{"id",
@@ -53,14 +53,7 @@ async def _find(service: str) -> ServiceRecord:
 
 
 def _chosen(record: ServiceRecord, name: str | None) -> list[EndpointRecord]:
-    if name is None:
-        return record.endpoints
-    found = record.endpoint(name)
-    if found is None:
-        names = visible(record)
-        hint = did_you_mean(name, names) or f"there are {', '.join(names) or 'none'}"
-        raise Unimplemented(f"{record.name} has no endpoint {name!r}: {hint}", origin=record.name)
-    return [found]
+    return record.endpoints if name is None else [endpoint_of(record, name)]
 
 
 def _own(record: ServiceRecord) -> list[EndpointRecord]:
@@ -101,9 +94,10 @@ def _show_endpoint(endpoint: EndpointRecord) -> None:
     print_text(endpoint.name)
     if endpoint.doc:
         print_text(f"  {endpoint.doc}")
-    _show_fields("request", endpoint.request)
-    _show_fields("reply  ", endpoint.reply)
-    facts = [endpoint.kind, "idempotent" if endpoint.idempotent else "not idempotent"]
+    _show_fields("requests" if endpoint.takes_many else "request", endpoint.request)
+    _show_fields("replies" if endpoint.gives_many else "reply", endpoint.reply)
+    kind = KINDS.get(endpoint.kind, endpoint.kind)
+    facts = [kind, "idempotent" if endpoint.idempotent else "not idempotent"]
     if endpoint.timeout is not None:
         facts.append(f"timeout {endpoint.timeout:g} s")
     facts += [f"{name}={value}" for name, value in endpoint.metadata.items()]
@@ -112,9 +106,9 @@ def _show_endpoint(endpoint: EndpointRecord) -> None:
 
 def _show_fields(what: str, schema: object) -> None:
     lines = Schema(schema).fields()
-    print_text(f"  {what}  {lines[0] if lines else '-'}")
+    print_text(f"  {what:8} {lines[0] if lines else '-'}")
     for line in lines[1:]:
-        print_text(f"  {' ' * len(what)}  {line}")
+        print_text(f"  {'':8} {line}")
 
 
 def _node_row(node: Node) -> tuple[str, ...]:

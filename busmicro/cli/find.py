@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from busmicro.cli.failures import report
 from busmicro.cli.words import did_you_mean
 from busmicro.client import Client
-from busmicro.errors import CallError, NotFound
-from busmicro.registry import Node, ServiceRecord
+from busmicro.errors import CallError, NotFound, Unavailable, Unimplemented
+from busmicro.registry import EndpointRecord, Node, ServiceRecord
 
 BUILT_IN = "Debug."
+
+KINDS = {
+    "server_stream": "server stream",
+    "client_stream": "client stream",
+    "both": "stream both ways",
+}
+"""What people read of a kind of endpoint; of any other its own name."""
 
 
 def visible(record: ServiceRecord) -> list[str]:
@@ -29,6 +37,32 @@ async def require(client: Client, service: str) -> ServiceRecord:
     if record is None or not record.nodes:
         raise NotFound(f"no service {service!r} is up: {await what_else(client, service)}")
     return record
+
+
+def endpoint_of(record: ServiceRecord, name: str) -> EndpointRecord:
+    """Find an endpoint that has to be there.
+
+    Raises:
+        Unimplemented: The service does not have it; the text says which names come close.
+    """
+    found = record.endpoint(name)
+    if found is None:
+        names = visible(record)
+        hint = did_you_mean(name, names) or f"there are {', '.join(names) or 'none'}"
+        raise Unimplemented(f"{record.name} has no endpoint {name!r}: {hint}", origin=record.name)
+    return found
+
+
+async def nobody(client: Client, service: str, node: str, failure: Unavailable) -> int:
+    """Say who is not there, and who is; the exit code."""
+    record = await client.bus.discovery.service(service)
+    if record is None:
+        others = await what_else(client, service)
+        return report(Unavailable(f"no service {service!r} is up: {others}"))
+    nodes = ", ".join(known.id for known in record.nodes)
+    if node and node not in nodes:
+        failure = Unavailable(f"{service} has no node {node!r}: there are {nodes}")
+    return report(failure, hint=f"busmicro describe {service}")
 
 
 async def what_else(client: Client, service: str) -> str:

@@ -41,8 +41,8 @@ def show(payload: bytes, headers: Mapping[str, str]) -> Shown:
         try:
             body = decode(payload)
             text = json.dumps(body, ensure_ascii=False, allow_nan=False)
-            return Shown(text, decoded=True, body=body, payload=None)
-        except (ValueError, TypeError, RecursionError):
+            return Shown(_printable(text), decoded=True, body=body, payload=None)
+        except (ValueError, TypeError, OverflowError, RecursionError):
             pass  # it is not what it claims to be, and is shown all the same
     encoded = base64.b64encode(payload).decode()
     return Shown(_escaped(payload), decoded=False, body=None, payload=encoded)
@@ -75,6 +75,15 @@ def _text(payload: bytes) -> object:
 
 
 _DECODE: Mapping[str, Callable[[bytes], object]] = {JSON: _json, MSGPACK: _msgpack}
+
+
+def _printable(text: str) -> str:
+    """Escape what could move a cursor, as JSON does it; it stands in texts and nowhere else."""
+    return text if text.isprintable() else "".join(map(_as_json, text))
+
+
+def _as_json(letter: str) -> str:
+    return letter if letter.isprintable() else json.dumps(letter)[1:-1]
 
 
 def _escaped(payload: bytes) -> str:

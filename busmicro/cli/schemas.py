@@ -62,6 +62,18 @@ class Schema:
         found = self._part.get("properties")
         return found if isinstance(found, dict) else {}
 
+    # --- texts ----------------------------------------------------------------------------------
+
+    @property
+    def takes_text(self) -> bool:
+        """May it be a text?"""
+        return self.takes_only_text or any(choice.takes_text for choice in self._choices())
+
+    @property
+    def takes_only_text(self) -> bool:
+        """Must it be a text?"""
+        return self._part.get("type") == "string"
+
     # --- which fields there are -----------------------------------------------------------------
 
     def fields(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from busmicro.cli.connection import connected
-from busmicro.cli.find import visible
+from busmicro.cli.find import BUILT_IN
 from busmicro.cli.options import given, verb
 from busmicro.cli.output import print_json, print_table
 from busmicro.cli.words import note
@@ -17,7 +17,7 @@ def services() -> None:
     """List the services that are up, also those of other frameworks.
 
     JSON: [{"name", "versions": [], "nodes": [id], "endpoints": [name]}], by name; the endpoints
-    include the built-in Debug.* that the table leaves out.
+    include the built-in Debug.* that the table leaves out. `busmicro describe` tells more.
     """
     found = asyncio.run(_find())
     if given().json:
@@ -44,5 +44,6 @@ def _as_json(record: ServiceRecord) -> dict[str, object]:
 
 
 def _row(record: ServiceRecord) -> tuple[str, str, str, str]:
-    endpoints = ", ".join(visible(record))
+    own = (e for e in record.endpoints if not e.name.startswith(BUILT_IN))
+    endpoints = ", ".join(f"{e.name} (stream)" if e.streams else e.name for e in own)
     return record.name, ", ".join(record.versions), str(len(record.nodes)), endpoints

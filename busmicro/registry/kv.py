@@ -318,7 +318,9 @@ class KvRegistry:
                 f"registry_ttl is {ttl} s; NATS counts whole seconds, so 1 is the least"
             )
         self.jetstream = JetStream(transport, replies)
-        self.bucket = Bucket(self.jetstream, bucket_name(namespace, "registry"), oldest=description_ttl)
+        self.bucket = Bucket(
+            self.jetstream, bucket_name(namespace, "registry"), oldest=description_ttl
+        )
         self.running = running
         """Tells how many requests this process works on now."""
         self._transport = transport

@@ -50,6 +50,7 @@ from busmicro.transport import (
     check_node,
     check_service,
     collect,
+    may_be_named,
     require_allowed,
 )
 
@@ -431,7 +432,7 @@ class SrvRegistry:
             log.debug("%s could not be looked up: %s", service, failure)
             return {}
         records = (_read_endpoint(e) for info in found for e in info.endpoints or ())
-        return {record.name: record.subject for record in records}
+        return {one.name: one.subject for one in records if may_be_named(one.subject)}
 
     async def stats(self, service: str | None = None) -> list[NodeStats]:
         """Ask nodes what they have done so far.

@@ -68,6 +68,80 @@ async def header(request: str, call: Call) -> str:
     return call.headers.get(request, "")
 '''
 
+_CHAT = '''
+import asyncio
+from collections.abc import AsyncIterator
+from pydantic import BaseModel
+from busmicro import Call, NotFound, Service
+
+class Count(BaseModel):
+    to: int
+    pause: float = 0.0
+
+class Tick(BaseModel):
+    n: int
+
+service = Service("chat")
+going, given = [], []
+
+@service.rpc
+async def count(request: Count) -> AsyncIterator[Tick]:
+    """Count up."""
+    going.append("count")
+    try:
+        for n in range(request.to):
+            given.append(n)
+            yield Tick(n=n)
+            await asyncio.sleep(request.pause)
+        if request.to == 3:
+            raise NotFound("no fourth: it was lost")
+    finally:
+        going.remove("count")
+
+@service.rpc
+async def total(numbers: AsyncIterator[int]) -> int:
+    """Add up."""
+    going.append("total")
+    try:
+        return sum([n async for n in numbers])
+    finally:
+        going.remove("total")
+
+@service.rpc
+async def shout(lines: AsyncIterator[str], call: Call) -> AsyncIterator[str]:
+    """Say it louder, until somebody says bye."""
+    going.append("shout")
+    try:
+        async for line in lines:
+            if line == "bye":
+                return
+            yield line.upper() + call.headers.get("Sign", "!")
+    finally:
+        going.remove("shout")
+
+@service.rpc
+async def sip(lines: AsyncIterator[str]) -> int:
+    """Take one line, and no more for half a second."""
+    size = len(await anext(aiter(lines)))
+    await asyncio.sleep(0.5)
+    return size
+
+@service.rpc
+async def echo(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for part in parts:
+        yield part
+
+@service.rpc
+async def streams() -> list[str]:
+    """Tell what is going on."""
+    return going
+
+@service.rpc
+async def sent() -> int:
+    """Tell how many ticks there were."""
+    return len(given)
+'''
+
 _FOREIGN = """
 import asyncio, sys
 import nats, nats.micro
@@ -94,6 +168,8 @@ def _end(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGCONT)
         process.kill()
+    if process.stdin is not None and process.stdin.closed:
+        process.stdin = None  # or `communicate` trips over it
     process.communicate()
 
 
@@ -119,6 +195,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a home folder, with the file of a service."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "shop.py").write_text(_SHOP)
+    (folder / "chat.py").write_text(_CHAT)
     return folder
 
 
@@ -131,13 +208,15 @@ def start(home: Path) -> Iterator[Start]:
     """Start the command line; what still runs after the test is ended."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(*args: str, cwd: Path = home, **env: str) -> subprocess.Popen[str]:
+    def begin(
+        *args: str, cwd: Path = home, stdin: int = subprocess.DEVNULL, **env: str
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "busmicro", *args],
             env=_environment(home, env),
             cwd=cwd,
             text=True,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
@@ -247,6 +326,22 @@ def shop(url: str, home: Path) -> Iterator[list[str]]:
     yield ids
     for process in nodes:
         _end(process)
+
+
+@pytest.fixture(scope="session")
+def chat(url: str, home: Path) -> Iterator[str]:
+    """Run a node of a service that streams; the name of the service."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from chat import service; service.run()"],
+        env=_environment(home, {"BUSMICRO_NATS_URL": url}),
+        cwd=home,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    _ready(process)
+    yield "chat"
+    _end(process)
 
 
 @pytest.fixture(scope="session")

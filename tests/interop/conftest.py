@@ -76,6 +76,11 @@ class Peer:
             "call", service=service, endpoint=endpoint, text=payload, options=options
         )
 
+    async def kill(self) -> None:
+        """End it by force, so that it can tell nobody."""
+        self._process.kill()
+        await self._process.wait()
+
     async def stop(self) -> None:
         """End it by closing its input, or else by force."""
         self._process.stdin.close()
@@ -139,15 +144,15 @@ def node_packages(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 async def start_peer(
     node_packages: None, busmicro_server: NatsServer
-) -> AsyncIterator[Callable[[], Awaitable[Peer]]]:
+) -> AsyncIterator[Callable[..., Awaitable[Peer]]]:
     """Start Node programs, connected to the server; they are stopped after the test."""
     started: list[Peer] = []
 
-    async def start() -> Peer:
+    async def start(url: str = busmicro_server.url) -> Peer:
         process = await asyncio.create_subprocess_exec(
             "node",
             str(HERE / "peer.js"),
-            busmicro_server.url,
+            url,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -162,7 +167,7 @@ async def start_peer(
 
 
 @pytest.fixture
-async def peer(start_peer: Callable[[], Awaitable[Peer]]) -> Peer:
+async def peer(start_peer: Callable[..., Awaitable[Peer]]) -> Peer:
     """A Node program that is connected to the server."""
     return await start_peer()
 

@@ -1,4 +1,5 @@
-// The other end of test_node.py: takes commands as JSON lines, answers each with a JSON line.
+// The other end of test_node.py and test_streams.py: takes commands as JSON lines, answers each with
+// a JSON line.
 //
 // Usage: node peer.js nats://127.0.0.1:4222
 
@@ -8,8 +9,13 @@ import { Svcm } from "@nats-io/services";
 import { connect } from "@nats-io/transport-node";
 
 import { BusClient, CallError } from "./busclient.js";
+import { streamCommands } from "./streampeer.js";
 
-const nc = await connect({ servers: process.argv[2] });
+const nc = await connect({
+  servers: process.argv[2],
+  reconnectTimeWait: 100,
+  maxReconnectAttempts: -1,
+});
 const bus = new BusClient(nc);
 const services = new Svcm(nc);
 const calls = new Map();
@@ -72,6 +78,7 @@ const commands = {
   async serve() {
     return { info: await serve() };
   },
+  ...streamCommands(nc),
 };
 
 function say(id, answer) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from busmicro import Call, Service, Stream, Topic
+from busmicro import Call, Service, Stream, Topic, endpoint_options
 from busmicro.asyncapi import asyncapi
 
 pytestmark = pytest.mark.node
@@ -52,12 +53,28 @@ class Box(TypedDict):
     corners: list[Point]
 
 
+class Walk:
+    async def corners(self, request: Box) -> AsyncIterator[Point]:
+        """Walk around."""
+        for point in request["corners"]:
+            yield point
+
+    @endpoint_options(timeout=60.0, metadata={"a": "b"})
+    async def collect(self, points: AsyncIterator[Point]) -> Box:
+        return Box(corners=[point async for point in points])
+
+    async def echo(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for part in parts:
+            yield part
+
+
 def shop() -> Service:
     """Make a service with one of everything."""
     service = Service("shop", version="2.0.0-rc.1", namespace="prod", metadata={"region": "eu"})
     stream = Stream("ORDERS", subjects=["orders.>"])
     paid = Topic("orders.paid", OrderPaid, stream=stream)
     regional = Topic("orders.{region}.created", Box)
+    service.handle(Walk())
     service.publishes(paid, Topic("text", StringValue, stream=Stream("TEXT", managed=False)))
 
     @service.rpc("Shop.move", idempotent=True, metadata={"a": "b"})

@@ -1,23 +1,26 @@
-"""docs/protocol.md is what the code does: its bytes, its table of codes, its headers."""
+"""docs/protocol.md is what the code does: its bytes, its codes, its frames, its headers."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from itertools import groupby
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from pydantic import BaseModel
 
-from busmicro import Code, NatsServer, NotFound, Service, headers
+from busmicro import Code, InvalidArgument, NatsServer, NotFound, Service, headers
 from busmicro.errors import TABLE, code_from_http
+from busmicro.rpc import frames
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 BLOCKS = [
     re.sub("␍␊\n?", "\r\n", block).encode()
-    for block in re.findall(r"^```\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+    for block in re.findall(r"^```\w*\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 ]
 
 
@@ -27,6 +30,14 @@ class HelloRequest(BaseModel):
 
 class HelloReply(BaseModel):
     greeting: str
+
+
+class Count(BaseModel):
+    to: int
+
+
+class Number(BaseModel):
+    n: int
 
 
 def block(start: str) -> bytes:
@@ -53,6 +64,17 @@ def greeter() -> tuple[Service, asyncio.Event, asyncio.Event]:
     return service, began, ended
 
 
+def counter() -> Service:
+    service = Service("counter")
+
+    @service.rpc
+    async def count(request: Count) -> AsyncIterator[Number]:
+        for n in range(request.to):
+            yield Number(n=n)
+
+    return service
+
+
 class Wire:
     """A connection without any client library."""
 
@@ -64,6 +86,11 @@ class Wire:
         """Wait for just these bytes."""
         async with asyncio.timeout(5.0):
             assert await self._reader.readexactly(len(expected)) == expected
+
+    async def line(self) -> bytes:
+        """Return the next line."""
+        async with asyncio.timeout(5.0):
+            return await self._reader.readline()
 
 
 @asynccontextmanager
@@ -109,6 +136,77 @@ async def test_bytes_of_a_cancellation(busmicro_server, busmicro_start):
         await ended.wait()
         raw.write(call.removeprefix(b"SUB _INBOX.a1 1\r\n"))
         await raw.reads(block("MSG"))  # so nothing came before it
+
+
+def conversation(start: str) -> Iterator[tuple[bool, bytes]]:
+    """Split a block of two voices into what the caller sends at once and what it is sent."""
+    lines = block(start).splitlines(keepends=True)
+    for ours, spoken in groupby(lines, lambda line: line.startswith(b"> ")):
+        yield ours, b"".join(line[2:] for line in spoken)
+
+
+async def test_bytes_of_a_stream(busmicro_server, busmicro_start):
+    """A caller that sends the document's bytes is sent the document's bytes; then all is over."""
+    await busmicro_start(counter())
+    spoken = conversation("> SUB _INBOX.c.>")
+
+    async with wire(busmicro_server) as raw:
+        raw.write(next(spoken)[1])
+        node = await accepted(raw, next(spoken)[1])
+        for ours, text in spoken:
+            text = text.replace(b"_INBOX.n.4", node)  # noqa: PLW2901 - one address for the other
+            if ours:
+                raw.write(text)
+            else:
+                await spoke(raw, text, node)
+        raw.write(b"PUB %b.q _INBOX.c.7 15\r\n256 1048576 3 1\r\n" % node)
+        await raw.reads(b"MSG _INBOX.c.7.n 1 0\r\n\r\n")
+
+
+async def accepted(raw: Wire, expected: bytes) -> bytes:
+    """Wait for the frame `a` and return the node's address."""
+    node = (await raw.line()).split()[3]
+    assert re.fullmatch(rb"_INBOX\.[0-9a-f]{16}\.[0-9a-f]{16}", node)
+    head, payload = expected.split(b"\r\n", 1)
+    assert head.split() == [b"MSG", b"_INBOX.c.7.a", b"1", b"_INBOX.n.4", b"15"]
+    await raw.reads(payload)
+    return node
+
+
+async def spoke(raw: Wire, expected: bytes, node: bytes) -> None:
+    """Wait for these lines; a `d` more may ask for a sign of life, where the machine was slow."""
+    for line in expected.splitlines(keepends=True):
+        came = await raw.line()
+        if b".d2 " in came:
+            came = came.replace(b" %b " % node, b" ")
+        assert came == line
+
+
+def test_table_of_frames():
+    """Each frame has its row, under its letter, and those with a number say so."""
+    rows = re.findall(r"^\| `([a-z])(<n>)?` \| (?:both|node|caller) \| ", TEXT, re.MULTILINE)
+
+    letters = {
+        value.decode()
+        for value in vars(frames).values()
+        if isinstance(value, bytes) and len(value) == 1
+    }
+    numbered = {"d", "p", "o", "e", "s"}
+    assert len(rows) == 11
+    assert set(rows) == {(one, "<n>" if one in numbered else "") for one in letters}
+
+
+def test_limits_of_windows():
+    """A window may be as small and as large as the document says, and no smaller or larger."""
+    least, most, most_bytes = 1, 65536, 268435456
+    assert f"{least} to {most} messages and {least} to {most_bytes} bytes" in TEXT
+
+    for messages, size_bytes in ((least, least), (most, most_bytes)):
+        asked = f"{messages} {size_bytes}"
+        assert frames.read_window(asked).header() == asked
+    for asked in ("0 1", "1 0", f"{most + 1} 1", f"1 {most_bytes + 1}", "1", "1 2 3", "a b", ""):
+        with pytest.raises(InvalidArgument, match="Bus-Stream"):
+            frames.read_window(asked)
 
 
 def test_table_of_codes():

@@ -63,6 +63,25 @@ PRINTS = {
         "publish orders.paid (producer) is a child of bank/pay (server)\n"
         "process orders.paid (consumer) is a child of publish orders.paid (producer)\n"
     ),
+    "16_streams.py": (
+        "no more on the way to 3\n"
+        "[1, 2, 3]\n"
+        "no more on the way to 4\n"
+        "30\n"
+        "no more on the way to 1000000000\n"
+    ),
+    "17_chat.py": (
+        "Hello Ada, what may it be? Today: turnip soup.\n"
+        "One ale, at once.\n"
+        "One soup, at once.\n"
+        "['Farewell Ada!']\n"
+        "Ada has paid\n"
+        "Hello stranger, what may it be?\n"
+        "stranger has run away\n"
+    ),
+    "18_upload.py": (
+        "10c56888e37e23e98ff229ae5a6f2ece15bf6e5d36aba00da863b578745cd0c9\n25600000\n"
+    ),
 }
 NEED_A_SERVER = {"01_greeter.py", "02_client.py"}
 

@@ -19,7 +19,7 @@ MAX_LINES = 560
 MAX_BODY = 40
 
 CONTRACT = """
-Aborted AdaptiveLimit AlreadyExists Answers BusmicroError Cache Call CallError Cancelled
+Aborted AdaptiveLimit AlreadyExists Answers BusmicroError Cache Call CallError CallStream Cancelled
 CircuitBreaker CircuitOpen Client Code CodecError ConcurrencyLimit DataLoss DeadLetter
 DeadLetters Deadline DeadlineExceeded Delivery Disconnected Events FailedPrecondition Fault
 Handler Headers Hedge Internal InvalidArgument Kind Log Metrics NatsCluster NatsServer

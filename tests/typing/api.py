@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from busmicro import (
     Answers,
     Call,
+    CallStream,
     Client,
     Delivery,
     Events,
@@ -90,6 +91,73 @@ async def stub_is_the_class(client: Client) -> None:
     assert_type(await chat.ping(), None)
     await chat.hello("J")  # error: arg-type
     await chat.bye()  # error: attr-defined
+
+
+class Numbers:
+    async def count(self, to: int) -> AsyncIterator[HelloReply]:
+        yield HelloReply(greeting=str(to))
+
+    async def total(self, numbers: AsyncIterator[int]) -> HelloReply:
+        return HelloReply(greeting=str([n async for n in numbers]))
+
+    async def talk(self, numbers: AsyncIterator[int], call: Call) -> AsyncIterator[HelloReply]:
+        async for number in numbers:
+            yield HelloReply(greeting=str(number))
+
+
+@service.rpc
+async def count(to: int) -> AsyncIterator[int]:
+    yield to
+
+
+@service.rpc("Greeter.total", timeout=60.0)
+async def total(numbers: AsyncIterator[int], call: Call) -> int:
+    return sum([number async for number in numbers])
+
+
+async def one(number: int) -> AsyncIterator[int]:
+    yield number
+
+
+async def decorated_streams_keep_their_types(call: Call) -> None:
+    assert_type(count(3), AsyncIterator[int])
+    assert_type(await total(one(1), call), int)
+    await total(3, call)  # error: arg-type
+
+
+async def stub_streams_as_the_class_does(client: Client, call: Call) -> None:
+    numbers = client.stub(Numbers, service="numbers")
+    async for reply in numbers.count(3):
+        assert_type(reply, HelloReply)
+    assert_type(await numbers.total(one(1)), HelloReply)
+    async for reply in numbers.talk(one(1), call):
+        assert_type(reply.greeting, str)
+    await numbers.count(3)  # error: misc
+    await numbers.total(["J"])  # error: arg-type
+    numbers.count("3")  # error: arg-type
+
+
+async def stream_has_the_types_that_it_is_told(client: Client) -> None:
+    async with client.stream("chat", "talk", sends=HelloRequest, returns=HelloReply) as stream:
+        assert_type(stream, CallStream[HelloRequest, HelloReply])
+        assert_type(await anext(stream), HelloReply)
+        await stream.send(HelloRequest(name="J"))
+        await stream.send("J")  # error: arg-type
+        async for reply in stream:
+            assert_type(reply, HelloReply)
+            reply.greting  # error: attr-defined
+        assert_type(await stream.result(), HelloReply)
+        assert_type(await stream.close_send(), None)
+        assert_type(stream.headers.get("a"), str | None)
+        assert_type(stream.reply_headers.get("a"), str | None)
+    async with client.stream("chat", "count", 3, returns=int, timeout=2, idle_timeout=1) as counted:
+        assert_type([number async for number in counted], list[int])
+        await counted.send(4)  # error: arg-type
+    async with client.stream("chat", "talk", sends=str) as untyped:
+        assert_type(await anext(untyped), object)
+    client.stream("chat", "count", 3, returns=int, timeout="2")  # error: arg-type
+    client.stream("chat", "count", 3, int)  # error: call-arg
+    client.stream("chat")  # error: call-arg
 
 
 async def audit(call: Call, call_next: Handler) -> object:

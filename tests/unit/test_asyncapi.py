@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Literal
 
 import pytest
@@ -163,6 +163,36 @@ def test_endpoint_without_messages_has_messages_without_payload():
     async def ping() -> None: ...
 
     assert message_of(asyncapi(service), "receive-rpc.s.ping") == {"name": "ping.request"}
+
+
+def test_endpoint_that_streams_says_which_way():
+    """`x-kind` says that a message stands for many; without a word of its author it has no end."""
+    service = Service("s")
+
+    @service.rpc
+    async def watch(request: Quote) -> AsyncIterator[OrderPaid]:
+        yield OrderPaid(order=request.order, means=Cash(kind="cash"))
+
+    @service.rpc(timeout=60.0)
+    async def total(orders: AsyncIterator[OrderPaid]) -> Quote:
+        return Quote(order=(await anext(orders)).order)
+
+    @service.rpc
+    async def talk(lines: AsyncIterator[str]) -> AsyncIterator[str]:
+        yield await anext(lines)
+
+    document = asyncapi(service)
+    watching, totalling, talking = document["operations"].values()
+
+    assert [o["x-kind"] for o in (watching, totalling, talking)] == [
+        "server_stream",
+        "client_stream",
+        "both",
+    ]
+    assert ["x-timeout" in o for o in (watching, totalling, talking)] == [False, True, False]
+    assert message_of(document, "receive-rpc.s.total")["name"] == "OrderPaid"
+    assert watching["reply"]["messages"][0]["$ref"].endswith("/OrderPaid")
+    assert "x-kind" not in asyncapi(billing())["operations"]["receive-rpc.billing.quote"]
 
 
 def test_handler_of_kept_events_tells_group_attempts_and_stream():

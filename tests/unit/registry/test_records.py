@@ -14,12 +14,12 @@ from busmicro.registry.base import assemble, fingerprint, without_schemas
 from busmicro.registry.discovery import merge
 from busmicro.registry.kv import (
     MAX_HEARTBEAT_BYTES,
-    bucket_name,
     decode_description,
     decode_node,
     encode_description,
     encode_node,
 )
+from busmicro.transport import bucket_name
 
 NODE = Node(
     service="greeter",
@@ -137,7 +137,7 @@ def test_every_namespace_has_a_bucket_of_its_own() -> None:
     """Also those that differ in a dot only, and the one that is called like the default."""
     namespaces = ["", "bus", "team", "team.a", "team_a", "a.b_c", "a_b.c", "a.b.c"]
 
-    names = [bucket_name(namespace) for namespace in namespaces]
+    names = [bucket_name(namespace, "registry") for namespace in namespaces]
 
     assert names[:1] == ["bus-registry"]
     assert names[2] == "team-registry"

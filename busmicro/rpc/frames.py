@@ -36,7 +36,7 @@ REPAIR: Final = b"r"
 PING: Final = b"q"
 """The same, and say how things stand at yours."""
 CANCEL: Final = b"x"
-"""The caller wants no more; header block and payload may say why, as in an error."""
+"""This end wants no more, out of order; header block and payload may say why, as in an error."""
 NO_STREAM: Final = b"n"
 """There is no such stream here."""
 

@@ -301,8 +301,7 @@ class Link:
         return min(self._transport.max_payload_bytes, _LARGEST_PIECE_BYTES)
 
     def _learn_size(self) -> None:
-        threshold = self.limits.claim_check_bytes
-        fits = self.piece_bytes
+        fits, threshold = self.piece_bytes, self.limits.claim_check_bytes
         self._small_bytes = fits if threshold is None else min(fits, threshold)
 
     async def clear_to_send(self) -> None:

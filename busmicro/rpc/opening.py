@@ -81,7 +81,9 @@ class _Opening:
         self._link.connect(reply)
         self._link.end.on_frame(name, header, payload, asyncio.get_running_loop().time())
         self._link.on_frame = self._link.on_peer_frame
-        return self.answer.set_result(header)
+        if not self.answer.done():  # as when it allows more than it may, which ends the stream
+            self.answer.set_result(header)
+        return None
 
     def _refusal(self, header: bytes, payload: bytes) -> CallError:
         if not payload and header.startswith(NO_RESPONDERS):

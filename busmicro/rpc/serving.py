@@ -86,7 +86,7 @@ class Callers:
         Raises:
             ResourceExhausted: The caller has too many; this one is counted until `leave`.
         """
-        inbox = reply.rpartition(b".")[0]
+        inbox = _inbox(reply)
         self._streams[inbox] += 1
         if self._streams[inbox] > self._most:
             raise ResourceExhausted(
@@ -98,10 +98,16 @@ class Callers:
 
     def leave(self, reply: bytes) -> None:
         """Forget a stream."""
-        inbox = reply.rpartition(b".")[0]
+        inbox = _inbox(reply)
         self._streams[inbox] -= 1
         if not self._streams[inbox]:
             del self._streams[inbox]
+
+
+def _inbox(reply: bytes) -> bytes:
+    """Tell callers apart; who has a new inbox for each stream counts as somebody else each time."""
+    inbox = reply.rpartition(b".")[0]
+    return inbox if b"." in inbox else reply
 
 
 class _Served:

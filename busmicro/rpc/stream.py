@@ -353,7 +353,7 @@ class StreamEnd:
 
     def _on_control(self, name: bytes, header: bytes, payload: bytes, now: float) -> None:
         if name == CANCEL:
-            told = self._statuses.read(header, payload) or Cancelled("the caller has cancelled")
+            told = self._statuses.read(header, payload) or Cancelled("the other end has cancelled")
             self._end(told)
             return self._close()
         if name == NO_STREAM:

@@ -1,5 +1,4 @@
-// The other end of test_node.py and test_streams.py: takes commands as JSON lines, answers each with
-// a JSON line.
+// The other end of the tests here: takes commands as JSON lines, answers each with a JSON line.
 //
 // Usage: node peer.js nats://127.0.0.1:4222
 

@@ -9,7 +9,7 @@ import { StreamingService } from "./busserve.js";
 const json = (value) => JSON.stringify(value);
 const parsed = (bytes) => JSON.parse(Buffer.from(bytes).toString());
 
-/** What the service `relay` does, as the class `Relay` of test_streams.py does in Python. */
+/** What the service `relay` does, as the class `Relay` of relay.py does in Python. */
 function endpoints(figures) {
   const forever = async (end) => {
     figures.began += 1;

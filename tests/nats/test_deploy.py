@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,11 @@ async def test_users_of_the_configuration_may_do_what_they_need_and_no_more(tmp_
         async def get(number: int) -> str:
             return f"order {number}"
 
+        @service.rpc
+        async def watch(numbers: AsyncIterator[int]) -> AsyncIterator[str]:
+            async for number in numbers:
+                yield f"order {number}"
+
         alice = Settings(
             nats_url=server.url,
             user="alice",
@@ -45,6 +51,10 @@ async def test_users_of_the_configuration_may_do_what_they_need_and_no_more(tmp_
         )
         async with service, Client(settings=alice) as client:
             assert await client.call("orders", "get", 17, returns=str) == "order 17"
+            stream = client.stream("orders", "watch", sends=int, returns=str)
+            async with stream as orders:
+                await orders.send(18)
+                assert await anext(orders) == "order 18"
             with pytest.raises(PermissionDenied, match=r"rpc\.orders\.Debug\.Stats"):
                 await client.call("orders", "Debug.Stats")
             known = await service.bus.discovery.kv.service("orders")

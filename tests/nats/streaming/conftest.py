@@ -88,6 +88,7 @@ async def raw(busmicro_server: NatsServer) -> AsyncIterator[nats.NATS]:
     """A client that knows nothing of busmicro."""
     client = await nats.connect(busmicro_server.url)
     yield client
+    await client.flush()
     await client.close()
 
 

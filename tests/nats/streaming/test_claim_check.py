@@ -128,7 +128,7 @@ async def test_large_messages_go_through_the_object_store_in_order(
     server: NatsServer, names: list[str], ask: Ask, until: Until
 ):
     """Smaller ones do not; all arrive as they were sent, and none stays in the store."""
-    sizes = [10, THRESHOLD + 1, 20, 3_000_000, THRESHOLD, 7_000_000, 30]
+    sizes = [THRESHOLD, THRESHOLD + 1, 20, 3_000_000, 10, 7_000_000, 0]
     sent = [content(size) for size in sizes]
 
     async with Client(settings=options(server.url)) as client:
@@ -399,6 +399,7 @@ async def test_a_receiver_that_is_cancelled_loses_nothing(server: NatsServer):
                 cancelled += 1
                 patience *= 2
         assert [more async for more in stream] == []
+        assert len(client.bus.transport.client._subs) <= 1  # replies; no consumer is left behind
 
     assert digests(received) == digests(sent)
     assert cancelled
@@ -424,6 +425,23 @@ async def test_a_lost_connection_is_waited_for(server: NatsServer, until: Until,
             await asyncio.wait([first], timeout=0.05)
             client.bus.transport.lose()
         assert digests([await first]) == digests([sent])
+
+
+async def test_a_fetch_that_is_cut_off_begins_anew(server: NatsServer, until: Until):
+    """What had arrived when the connection dropped is not taken for all of it."""
+    sent = content(24_000_000)
+    async with Client(settings=options(server.url)) as client:
+        transport = client.bus.transport
+        claim = await client.bus.objects.put(sent)
+        assert claim is not None
+        fetching = asyncio.get_running_loop().create_task(client.bus.objects.get(claim))
+        await until(lambda: len(transport.client._subs) > 1)  # it has begun
+        transport.lose()
+        while transport.connected:  # `until` might be too slow to see it
+            await asyncio.sleep(0)
+        again = await client.bus.objects.get(claim)  # begun without a connection
+
+        assert digests([await fetching, again]) == digests([sent, sent])
 
 
 async def test_a_deadline_does_not_wait_for_the_store(

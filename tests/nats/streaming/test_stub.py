@@ -106,6 +106,26 @@ async def test_closing_shows_a_failure_that_nobody_saw(busmicro_client, notes, r
         await ticks.aclose()
 
 
+async def test_closing_shows_what_the_callers_generator_has_raised(
+    busmicro_client, chat, notes, until
+):
+    """The same for a failure of what is sent: nobody takes it for a good end."""
+    go = asyncio.Event()
+
+    async def broken() -> AsyncIterator[Number]:
+        yield Number(n=1)
+        await go.wait()
+        raise KeyError("mine")
+
+    lines = chat.talk(broken())
+    await anext(lines)
+    go.set()
+    await until(lambda: not len(busmicro_client.bus.frames))
+
+    with pytest.raises(KeyError, match="mine"):
+        await lines.aclose()
+
+
 async def test_dropped_in_another_task(chat, notes, until, spawn):
     """An iterator may begin in one task and be closed in another; wrappers do not mind."""
     begun: asyncio.Queue[AsyncIterator[Number]] = asyncio.Queue()

@@ -24,11 +24,11 @@ async def test_failure_of_the_source_is_raised_by_whoever_leaves(
     busmicro_memory: str, until: Callable[[Callable[[], object]], object]
 ):
     """A source that fails while nobody reads is not taken for a cancelled call."""
-    failed = asyncio.Event()
+    read = asyncio.Event()
 
     async def lines() -> AsyncIterator[bytes]:
         yield b"one"
-        failed.set()
+        await read.wait()
         raise SourceFailedError
 
     service = Service("chat", url=busmicro_memory)
@@ -36,7 +36,7 @@ async def test_failure_of_the_source_is_raised_by_whoever_leaves(
     async with service, Client(busmicro_memory) as client:
         replies = client.stub(Chat, service="chat").talk(lines())
         assert await anext(replies) == b"one"
-        await failed.wait()
+        read.set()
         await until(lambda: not len(client.bus.frames))
         with pytest.raises(SourceFailedError):
             await replies.aclose()

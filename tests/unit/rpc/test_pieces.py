@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from busmicro import CallError, Client, DataLoss, ResourceExhausted, Service, Settings
-from busmicro.rpc.frames import DATA, PIECE
-from busmicro.rpc.halves import Frame
+from busmicro.rpc.frames import DATA, PIECE, Window
+from busmicro.rpc.halves import Frame, Incoming
 from busmicro.rpc.pieces import Join, checksum_line, header_block
 from busmicro.transport import MemoryBroker
 
@@ -90,6 +90,19 @@ def test_what_is_too_large_is_refused_before_it_is_kept(
     else:
         with pytest.raises(ResourceExhausted, match="BUSMICRO_MAX_MESSAGE_BYTES"):
             join(cut(whole, at), most)
+
+
+def test_a_message_that_was_joined_counts_once() -> None:
+    """Whoever joins pieces gives the credit of the pieces, not that of the whole as well."""
+    incoming = Incoming(Window(messages=8, size_bytes=100))
+    for frame in cut(bytes(90), {40, 80}):
+        assert incoming.add(*frame)
+    whole = join([incoming.take() for _ in range(3)])
+    incoming.put_back(whole)
+
+    assert incoming.take() == whole
+    incoming.grant()
+    assert (incoming.granted, incoming.granted_bytes) == (3 + 8, 90 + 100)
 
 
 async def _echoed(messages: list[bytes], *, frame_bytes: int, window_bytes: int) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""What an end of a stream makes of a peer that breaks the protocol: `internal`, and both hear it."""
+"""An end of a stream by itself: peers that break the protocol, old frames, gaps and silence."""
 
 from __future__ import annotations
 
@@ -214,6 +214,17 @@ def test_standstill_is_no_silence(serving: bool):
 
     assert other.now >= 60.0 + 2 * Patience().ping_every
     assert other.end.over
+
+
+def test_caller_that_says_nothing_of_itself_is_asked():
+    """A stream on which the caller has nothing to say stays open: it is asked if it is there."""
+    other = Peer(serving=True)
+
+    other.now = other.end.due(other.now)
+    other.end.tick(other.now)
+
+    assert other.sent(PING), "an accept is not answered"
+    assert len(other.sent(b"a")) == 2, "the first may be lost"
 
 
 def test_peer_that_is_there_and_says_nothing_is_given_up():

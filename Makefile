@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt faults bench clean
+.PHONY: help setup demo test check fmt faults fuzz bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,13 +31,23 @@ fmt: setup ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only .
 
-faults: setup ## events under kills, cuts and freezes, every one accounted for (10 minutes)
+faults: setup ## events and streams under kills, cuts and freezes, every one accounted for (15 minutes)
 	BUSMICRO_FAULTS=full $(BIN)/python -m pytest tests/faults -s
+	BUSMICRO_FAULTS=full $(BIN)/python -m pytest tests/simulation -n auto
 
-bench: .venv-bench/.ready ## calls, events, start-up and memory beside nats-py, FastStream and grpc.aio
+fuzz: .venv-fuzz/.ready ## bytes from outside, guided by coverage, a minute for each of the targets
+	.venv-fuzz/bin/python fuzz/run.py
+
+.venv-fuzz/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-fuzz
+	PIP_CONSTRAINT=constraints.txt .venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check -e ".[server,msgpack,fuzz]"
+	@touch $@
+
+bench: .venv-bench/.ready ## calls, events, streams, start-up and memory beside nats-py, FastStream and grpc.aio
 	.venv-bench/bin/python benchmarks/rpc.py
 	.venv-bench/bin/python benchmarks/events.py
 	.venv-bench/bin/python benchmarks/wrappers.py
+	.venv-bench/bin/python benchmarks/streams.py
 
 # What a user installs, plus the rivals: optional parts such as WebSocket support cost start-up time.
 .venv-bench/.ready: pyproject.toml constraints.txt
@@ -46,4 +56,4 @@ bench: .venv-bench/.ready ## calls, events, start-up and memory beside nats-py, 
 	@touch $@
 
 clean: ## remove .venv and caches
-	rm -rf .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench .venv-fuzz fuzz/found .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from busmicro.call import Call, Kind, Side, Spec
-from busmicro.endpoint import Function, hints_of, label
+from busmicro.endpoint import hints_of, label
 from busmicro.errors import CodecError, InvalidArgument, SetupError
 from busmicro.pubsub.topic import Topic
 
@@ -20,6 +20,7 @@ Start: TypeAlias = Literal["first", "new"] | datetime | int
 """Where a subscription begins: all that is kept, what comes from now on, a moment, or a sequence
 number of the stream."""
 Invoke: TypeAlias = Callable[[Call], Awaitable[object]]
+Function: TypeAlias = Callable[..., Awaitable[object]]
 KeyOf: TypeAlias = Callable[..., object]
 
 _GROUP = re.compile(r"[A-Za-z0-9_-]{1,64}")

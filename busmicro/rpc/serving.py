@@ -169,7 +169,7 @@ class _Served:
             self._finish(call)
         except (Exception, asyncio.CancelledError) as failure:
             told = explain(failure, endpoint.spec, began=self.began)
-            error = str(told)
+            error = str(self.link.end.outcome or told)  # what ended it, not that it was cancelled
             self._fail(told)
         finally:
             server.timers.drop(self)
@@ -273,6 +273,11 @@ class _Exchange:
     def __init__(self, served: _Served, coder: Coder) -> None:
         self.served = served
         self.decode = coder.decode
+
+    @property
+    def outcome(self) -> CallError | None:
+        """How the stream ended, if not well; None while it is open."""
+        return self.served.link.end.outcome
 
 
 class _Replies:

@@ -205,6 +205,9 @@ def code_of(call: Call, failure: BaseException) -> Code | None:
     if isinstance(failure, CallError):
         return failure.code
     if isinstance(failure, asyncio.CancelledError | GeneratorExit):
+        ended = getattr(call.stream, "outcome", None)
+        if isinstance(ended, CallError):  # why the handler of a stream was cancelled
+            return ended.code
         late = call.deadline is not None and SYSTEM_CLOCK.now() >= call.deadline
         return Code.DEADLINE_EXCEEDED if late else Code.CANCELLED
     return Code.DEADLINE_EXCEEDED if isinstance(failure, TimeoutError) else None

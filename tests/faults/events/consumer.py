@@ -19,7 +19,8 @@ from pathlib import Path
 from busmicro import Call, Service
 from busmicro.call import Handler
 from busmicro.wrappers import SqliteStore, once
-from tests.faults.events.orders import GROUP, ORDERS, Log, Order, now
+from tests.faults.events.orders import GROUP, ORDERS, Order
+from tests.faults.log import Log, now
 
 log = Log(sys.argv[1])
 logs = Path(sys.argv[1]).parent

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterator
 
 from busmicro import CallError, Client, Service
-from tests.faults.events.orders import ORDERS, Log, Order, now
+from tests.faults.events.orders import ORDERS, Order
+from tests.faults.log import Log, now
 
 AT_ONCE = 20
 CHUNK = 100

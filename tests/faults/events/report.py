@@ -1,26 +1,19 @@
-"""The figures of the fault runs beside their targets, as one table at the end of the tests."""
+"""The figures of the runs with events: those of every history, and of all of them together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tests.faults.events.history import History
+from tests.faults.report import Report
 
 
 @dataclass(slots=True)
-class Report:
-    """What was measured, in the order in which it was."""
+class EventReport(Report):
+    """What was measured of events."""
 
-    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """Scenario, figure, what was measured, and what it should be."""
     acknowledged: int = 0
     """Events that publishers were told are stored, in all histories."""
-
-    def add(self, scenario: str, figure: str, measured: object, target: str = "") -> None:
-        """Add one figure."""
-        shown = f"{measured:,.2f}" if isinstance(measured, float) else measured
-        shown = f"{shown:,}" if isinstance(shown, int) else str(shown)
-        self.rows.append((scenario, figure, shown, target))
 
     def add_history(self, scenario: str, history: History, *, gap: float = 0.0) -> None:
         """Add the figures of a whole history; `gap` is what its longest gap may be, seconds."""
@@ -43,14 +36,4 @@ class Report:
         """Lay the table out."""
         if self.acknowledged:
             self.add("all", "acknowledged", self.acknowledged, "≥ 100,000 (full)")
-        rows = [("scenario", "figure", "measured", "target"), *self.rows]
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines, previous = [], ""
-        for scenario, figure, measured, target in rows:
-            name = "" if scenario == previous else scenario
-            lines.append(
-                f"{name:<{widths[0]}}  {figure:<{widths[1]}}  "
-                f"{measured:>{widths[2]}}  {target:>{widths[3]}}"
-            )
-            previous = scenario
-        return lines
+        return Report.lines(self)

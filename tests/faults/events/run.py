@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from tests.faults.events.history import History
 from tests.faults.events.observer import Observer
 from tests.faults.events.orders import CONSUMER, STREAM
-from tests.faults.events.processes import Programs
 from tests.faults.events.stored import left_to_do, read_stream
+from tests.faults.processes import Programs
 
 _LOOK_EVERY = 0.05
 

@@ -10,9 +10,9 @@ import pytest
 
 from busmicro import NatsServer
 from tests.faults.events.observer import observing
-from tests.faults.events.processes import Programs
-from tests.faults.events.proxy import Proxy
 from tests.faults.events.stored import ask, raw_events, read_stream
+from tests.faults.processes import Programs
+from tests.faults.proxy import Proxy
 
 
 async def test_stream_is_read_whole_and_in_order(server: NatsServer):

@@ -10,11 +10,11 @@ import pytest
 from busmicro import NatsCluster, NatsServer
 from tests.faults.events.observer import Observer, observing
 from tests.faults.events.orders import STREAM
-from tests.faults.events.processes import Programs
-from tests.faults.events.proxy import Proxy
-from tests.faults.events.report import Report
+from tests.faults.events.report import EventReport
 from tests.faults.events.run import Run
 from tests.faults.events.stored import is_replicated, leader_of
+from tests.faults.processes import Programs
+from tests.faults.proxy import Proxy
 
 LONGEST_RESTART = 5.0
 """Seconds without an ack around the restart of a server, which itself takes one."""
@@ -29,7 +29,7 @@ async def test_server_killed_under_load_loses_nothing(
     server: NatsServer,
     observer: Observer,
     programs: Programs,
-    report: Report,
+    report: EventReport,
     seed: int,
     full: bool,
 ):
@@ -58,7 +58,7 @@ async def test_server_killed_under_load_loses_nothing(
 
 @pytest.mark.timeout(420)
 async def test_leaders_killed_and_frozen_lose_nothing(
-    programs: Programs, report: Report, seed: int, full: bool
+    programs: Programs, report: EventReport, seed: int, full: bool
 ):
     """The leader of a stream with three replicas is killed, or frozen: 0 lost, no error."""
     faults = ["kill", "pause"] * 3 if full else [random.Random(seed).choice(["kill", "pause"])]
@@ -111,7 +111,7 @@ async def test_cut_connections_lose_nothing(
     server: NatsServer,
     observer: Observer,
     programs: Programs,
-    report: Report,
+    report: EventReport,
     seed: int,
     full: bool,
 ):
@@ -143,7 +143,7 @@ async def test_cut_connections_lose_nothing(
 
 @pytest.mark.timeout(60)
 async def test_publisher_that_starts_over_stores_nothing_twice(
-    server: NatsServer, observer: Observer, programs: Programs, report: Report, seed: int
+    server: NatsServer, observer: Observer, programs: Programs, report: EventReport, seed: int
 ):
     """Publishers are killed at work and publish all again, with the same ids: 0 stored twice."""
     run = Run(programs, server.url, observer)

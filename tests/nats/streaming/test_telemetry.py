@@ -439,16 +439,18 @@ async def test_line_of_a_failed_stream_says_why(
         assert record.__dict__["error"]
 
 
+@pytest.mark.parametrize("limit", ["timeout", "idle_timeout"])
 async def test_line_of_a_stream_whose_time_is_up_says_so_at_both_ends(
-    busmicro_memory: str, caplog: pytest.LogCaptureFixture, until: Until
+    busmicro_memory: str, caplog: pytest.LogCaptureFixture, until: Until, limit: str
 ):
     """A handler that was cancelled because its time was up is not logged as given up."""
     caplog.set_level(logging.INFO)
 
     async with connected(busmicro_memory, client=[Log()], handler=[Log()]) as ends:
         with pytest.raises(DeadlineExceeded):
-            async with ends.open("hold", timeout=0.05) as stream:
-                await anext(stream)
+            async with ends.open("hold", **{limit: 0.05}) as stream:
+                while True:
+                    await anext(stream)
         await until(lambda: len(lines(caplog)) == 2)
 
     codes = {record.__dict__["code"] for record in lines(caplog).values()}

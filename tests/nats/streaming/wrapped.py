@@ -94,11 +94,21 @@ class Ends:
         self.stub = client.stub(Feed, service="feed")
 
     def open(
-        self, endpoint: str, n: int = 0, *, timeout: float | None = None
+        self,
+        endpoint: str,
+        n: int = 0,
+        *,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
     ) -> Session[CallStream[Item, Item]]:
         """Open a stream to an endpoint that takes one request."""
         return self.client.stream(
-            "feed", f"Feed.{endpoint}", Item(n=n), returns=Item, timeout=timeout
+            "feed",
+            f"Feed.{endpoint}",
+            Item(n=n),
+            returns=Item,
+            timeout=timeout,
+            idle_timeout=idle_timeout,
         )
 
     def talk(self, endpoint: str = "echo") -> Session[CallStream[Item, Item]]:

@@ -14,10 +14,18 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Listens on a port of its own and passes everything on, for `async with`."""
+    """Listens on a port of its own and passes everything on, for `async with`.
 
-    def __init__(self, port: int) -> None:
+    Args:
+        port: Of the server.
+        counting: What to count in all that clients send.
+    """
+
+    def __init__(self, port: int, *, counting: bytes = b"") -> None:
         self._target = port
+        self._counting = counting
+        self.counted = 0
+        """How often clients have sent what is counted."""
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self.accepted = 0
@@ -83,14 +91,18 @@ class Proxy:
         self._writers.update(pair)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass_on(reader, server_writer))
+                group.create_task(self._pass_on(reader, server_writer, self._counting))
                 group.create_task(self._pass_on(server_reader, writer))
         finally:
             self._writers.difference_update(pair)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counting: bytes = b""
+    ) -> None:
         with suppress(OSError):
             while chunk := await reader.read(_CHUNK_BYTES):
+                if counting:
+                    self.counted += chunk.count(counting)
                 await self._open.wait()
                 writer.write(chunk)
                 await writer.drain()

@@ -10,15 +10,20 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-_HERE = Path(__file__).parent
-_ROOT = _HERE.parents[2]
+_ROOT = Path(__file__).parents[2]
 _LOOK_EVERY = 0.02
 
 
 class Programs:
-    """The Python programs of a run; ended by `stop`, however the run ends."""
+    """The Python programs of a run; ended by `stop`, however the run ends.
 
-    def __init__(self, logs: Path) -> None:
+    Args:
+        folder: Where the programs are.
+        logs: Where they leave their logs.
+    """
+
+    def __init__(self, folder: Path, logs: Path) -> None:
+        self._folder = folder
         self.logs = logs
         """Where each program leaves its log, and what it printed in `<name>.out`."""
         self.deaths: Counter[str] = Counter()
@@ -41,12 +46,12 @@ class Programs:
         )
 
     def start(self, name: str, script: str, *args: str, **env: str) -> subprocess.Popen[bytes]:
-        """Start a program from this folder; its first argument is where it logs."""
+        """Start a program from the folder; its first argument is where it logs."""
         given = {**os.environ, **env, "PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1"}
         given.pop("COVERAGE_PROCESS_START", None)
         with (self.logs / f"{name}.out").open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, str(_HERE / script), str(self.logs / f"{name}.log"), *args],
+                [sys.executable, str(self._folder / script), str(self.logs / f"{name}.log"), *args],
                 env=given,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -259,6 +259,8 @@ def _servers(urls: str) -> Json:
     servers: Json = {}
     for url in filter(None, map(str.strip, urls.split(","))):
         parts = urlsplit(url if "://" in url else f"nats://{url}")
+        if parts.scheme == "memory":
+            continue  # nobody outside can connect to it
         host = parts.netloc.rpartition("@")[2]
         if not re.search(r":\d+$", host):
             host = f"{host}:{_DEFAULT_PORTS[parts.scheme]}"

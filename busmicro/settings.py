@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     """Streams that one caller's connection may have on a node; the next one is refused."""
     stream_window: int = Field(default=256, ge=1, le=65_536)
     """Messages of a stream that may wait here for whoever takes them."""
-    stream_window_bytes: int = Field(default=1024 * 1024, ge=1, le=256 * 1024 * 1024)
+    stream_window_bytes: int = Field(default=2 * 1024 * 1024, ge=1, le=256 * 1024 * 1024)
     """Bytes that may wait so; one message more may go beyond it."""
     stream_ping_interval: float = Field(default=5.0, gt=0)
     """Seconds of silence after which the other end of a stream is asked for a sign of life; the

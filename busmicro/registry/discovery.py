@@ -7,6 +7,7 @@ and tried again.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -119,7 +120,9 @@ class Discovery:
         self._ask_again_at = self._clock.now() + _RETRY_AFTER
         if not self._said:
             self._said = why
-            log.warning(
+            expected = self._transport.server_url.startswith("memory://")
+            log.log(
+                logging.DEBUG if expected else logging.WARNING,
                 "nodes are found by asking them, for the key-value registry cannot be used (%s); "
                 "calls and plain events work, a node that hangs is not shown",
                 why,

@@ -51,7 +51,7 @@ class Window:
 
     messages: int = 256
     """Messages, or pieces of messages; 1 to 65,536."""
-    size_bytes: int = 1024 * 1024
+    size_bytes: int = 2 * 1024 * 1024
     """Their payloads together; the last of them may go beyond it. 1 byte to 256 MiB."""
 
     def __post_init__(self) -> None:

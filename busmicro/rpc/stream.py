@@ -279,7 +279,7 @@ class StreamEnd:
             self._is_there()
         kind = name[0]
         if kind not in _NUMBERED:
-            return self._on_control(name, header, payload, now)
+            return None if self.closed else self._on_control(name, header, payload, now)
         incoming = self.incoming
         try:
             number = int(name[1:])

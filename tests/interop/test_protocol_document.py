@@ -159,7 +159,7 @@ async def test_bytes_of_a_stream(busmicro_server, busmicro_start):
                 raw.write(text)
             else:
                 await spoke(raw, text, node)
-        raw.write(b"PUB %b.q _INBOX.c.7 15\r\n256 1048576 3 1\r\n" % node)
+        raw.write(b"PUB %b.q _INBOX.c.7 15\r\n256 2097152 3 1\r\n" % node)
         await raw.reads(b"MSG _INBOX.c.7.n 1 0\r\n\r\n")
 
 

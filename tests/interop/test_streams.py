@@ -234,8 +234,8 @@ async def test_python_repairs_what_node_did_not_get(relay, peer):
         {"name": "e2"},
         {"name": "d"},
         {"name": "c", "text": "1 2 3"},
-        {"name": "c", "text": "16 1048576 7 0"},
-        {"name": "c", "text": "90000 1048576 0 0"},
+        {"name": "c", "text": "16 2097152 7 0"},
+        {"name": "c", "text": "90000 2097152 0 0"},
     ],
     ids=[
         "letter",

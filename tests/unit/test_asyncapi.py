@@ -378,6 +378,7 @@ def test_namespace_stands_before_every_subject():
         ("bus.example", [("bus.example:4222", "nats")]),
         ("tls://a:1, wss://b", [("a:1", "tls"), ("b:443", "wss")]),
         ("nats://[::1]:4222", [("[::1]:4222", "nats")]),
+        ("memory://test", []),
     ],
 )
 def test_servers_are_told_without_passwords(url, servers):

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import nats
 from nats.aio.msg import Msg
 
-WINDOW = "256 1048576"
-STANDING = b"256 1048576 0 0"
+WINDOW = "256 2097152"
+STANDING = b"256 2097152 0 0"
 
 
 class Frame(NamedTuple):

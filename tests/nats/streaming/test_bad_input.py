@@ -119,7 +119,7 @@ async def test_opening_twice_opens_once(busmicro_client, chat, peer, settled, ra
 
     assert (await peer.next("d1")).payload == b'{"n":3}'
     await peer.next("s2")
-    await peer.send("c", b"256 1048576 2 2")
+    await peer.send("c", b"256 2097152 2 2")
 
 
 # --- frames that no end may send ------------------------------------------------------------------
@@ -145,8 +145,8 @@ async def test_opening_twice_opens_once(busmicro_client, chat, peer, settled, ra
         [("c", b"1 2 3 x")],
         [("c", b"-1 2 0 0")],
         [("c1", STANDING)],
-        [("c", b"256 1048576 7 0")],
-        [("c", b"70000 1048576 0 0")],
+        [("c", b"256 2097152 7 0")],
+        [("c", b"70000 2097152 0 0")],
         [("c", b"256 99999999999 0 0")],
     ],
     ids=lambda frames: " ".join(name[:4] for name, _ in frames),
@@ -175,7 +175,7 @@ async def test_frame_that_no_caller_may_send_ends_the_stream(serve, peer, until,
     assert "broke the protocol" in json.loads(status.payload)["message"]
     async with asyncio.timeout(5):
         await ended.wait()
-    await peer.send("c", b"256 1048576 1 0")
+    await peer.send("c", b"256 2097152 1 0")
 
 
 # --- frames out of order, twice, too late ---------------------------------------------------------
@@ -187,13 +187,13 @@ async def test_frames_ahead_of_a_gap_are_asked_for_again(chat, peer):
 
     await peer.send("d2", b'{"n":2}')
     repair = await peer.next("r")
-    assert repair.payload == b"2 1048576 0 0"
+    assert repair.payload == b"2 2097152 0 0"
     for name in ("d1", "d1", "d2", "d1", "e3", "e3"):
         await peer.send(name, b'{"n":%d}' % int(name[1:]) if name[0] == "d" else b"")
 
     assert (await peer.next("d1")).payload == b'{"n":3}'
     assert chat.notes == ["got 1", "got 2"]
-    await peer.send("c", b"256 1048576 2 3")
+    await peer.send("c", b"256 2097152 2 3")
 
 
 async def test_lost_frame_is_sent_again_on_request(chat, peer):
@@ -201,24 +201,24 @@ async def test_lost_frame_is_sent_again_on_request(chat, peer):
     await peer.ask("rpc.chat.Chat.count", b'{"n":3}')
     await peer.next("s4")
 
-    await peer.send("r", b"256 1048576 1 0")
+    await peer.send("r", b"256 2097152 1 0")
     again = [(await peer.next()).name for _ in range(3)]
 
     assert again == ["d2", "d3", "s4"]
-    await peer.send("c", b"256 1048576 4 0")
+    await peer.send("c", b"256 2097152 4 0")
 
 
 async def test_frame_for_a_stream_that_is_gone_is_answered(chat, peer, settled, raw):
     """Who asks hears that there is no such stream; who does not ask hears nothing."""
     await peer.ask("rpc.chat.Chat.count", b'{"n":0}')
     await peer.next("s1")
-    await peer.send("c", b"256 1048576 1 0")
+    await peer.send("c", b"256 2097152 1 0")
 
     await peer.send("q", STANDING)
     await peer.send("d1", b"")
     await settled(raw)
     assert peer.waiting == []
-    await peer.send("q", b"256 1048576 1 0", ask=True)
+    await peer.send("q", b"256 2097152 1 0", ask=True)
     assert (await peer.next()).name == "n"
 
 
@@ -226,7 +226,7 @@ async def test_dead_stream_answers_nowhere_forbidden(busmicro_client, chat, raw,
     """A frame for a stream that is gone does not make a node publish where it must not."""
     await peer.ask("rpc.chat.Chat.count", b'{"n":0}')
     await peer.next("s1")
-    await peer.send("c", b"256 1048576 1 0")
+    await peer.send("c", b"256 2097152 1 0")
     heard = await raw.subscribe("cancel.chat.n")
 
     await raw.publish(f"{peer.other}.q", STANDING, reply="cancel.chat")

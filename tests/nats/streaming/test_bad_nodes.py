@@ -85,7 +85,7 @@ async def test_accept_from_what_is_no_address_is_refused(client, asked, raw, set
     assert heard is None or heard.pending_msgs == 0
 
 
-@pytest.mark.parametrize("standing", [b"", b"1 2 3", b"a b c d", b"256 1048576 4 0"])
+@pytest.mark.parametrize("standing", [b"", b"1 2 3", b"a b c d", b"256 2097152 4 0"])
 async def test_accept_that_says_nothing_is_refused(client, asked, raw, peer, standing, spawn):
     """An ACCEPT without a standing that can be true ends the opening, or the stream at once."""
 
@@ -124,8 +124,8 @@ async def test_frames_before_the_accept_are_not_lost(client, asked, peer, spawn)
         [("d0", b"1")],
         [("zebra", b"")],
         [("c", b"1 2 3")],
-        [("c", b"256 1048576 9 0")],
-        [("r", b"99999999 1048576 0 0")],
+        [("c", b"256 2097152 9 0")],
+        [("r", b"99999999 2097152 0 0")],
     ],
     ids=lambda frames: frames[0][0],
 )
@@ -200,7 +200,7 @@ async def test_status_comes_before_what_was_sent_is_known(client, asked, peer, s
         await peer.answer(await asked.get())
         await peer.send("d1", b"1")
         await peer.send("s3", ask=True)
-        assert (await peer.next("r")).payload == b"256 1048576 1 0"
+        assert (await peer.next("r")).payload == b"256 2097152 1 0"
         await peer.send("d2", b"2")
         await peer.send("s3", ask=True)
 
@@ -225,4 +225,4 @@ async def test_two_nodes_that_accept_one_stream(client, asked, peer, raw, spawn)
     spawn(answer())
     async with client.stream("foreign", "talk", sends=int, returns=int) as stream:
         assert [n async for n in stream] == [1]
-    assert (await peer.next("c")).payload == b"256 1048576 2 0"
+    assert (await peer.next("c")).payload == b"256 2097152 2 0"

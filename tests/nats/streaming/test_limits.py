@@ -187,8 +187,8 @@ async def test_flood_of_pings_and_repairs_leaves_nothing(serve, peer, until):
 
     async def flood(count: int) -> None:
         for _ in range(count):
-            await peer.send("q", b"256 1048576 0 0", ask=True)
-            await peer.send("r", b"256 1048576 0 0")
+            await peer.send("q", b"256 2097152 0 0", ask=True)
+            await peer.send("r", b"256 2097152 0 0")
         for _ in range(count):
             assert (await peer.next()).name == "c"
 
@@ -216,16 +216,16 @@ async def test_flood_of_repairs_is_not_answered_with_a_flood(serve, peer, settle
 
     began = time.monotonic()
     for _ in range(1000):
-        await peer.send("r", b"256 1048576 0 0")
+        await peer.send("r", b"256 2097152 0 0")
     await settled(raw)
-    await peer.send("q", b"256 1048576 0 0")
+    await peer.send("q", b"256 2097152 0 0")
     took = time.monotonic() - began
     again = 0
     while (await peer.next()).name != "c":
         again += 1
 
     assert 201 <= again <= 201 * (2 + took / 0.1)
-    await peer.send("c", b"256 1048576 201 0")
+    await peer.send("c", b"256 2097152 201 0")
 
 
 async def test_abandoned_streams_do_not_stay(busmicro_client, serve, until):

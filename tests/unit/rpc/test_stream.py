@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from busmicro import CallError, Internal
@@ -261,6 +261,7 @@ headers = st.one_of(
 )
 
 
+@example(True, [(b"\0", b"", b""), (b"x", b"", b""), (b"a", b"0 0 1 0", b"")])
 @given(st.booleans(), st.lists(st.tuples(names, payloads, headers), max_size=12))
 def test_no_frame_makes_it_raise(serving: bool, frames: list[tuple[bytes, bytes, bytes]]):
     """Whatever comes, an end takes it or is over, and wants no tick at once."""

@@ -247,3 +247,15 @@ async def test_the_environment_can_say_that_there_is_no_server(monkeypatch: pyte
         assert await client.call("echo", "say", "hello") == "hello"
         assert len(MemoryBroker.named("env").connections) == 2
     assert Settings().urls == ["memory://env"]
+
+
+def test_bus_in_memory_is_not_warned_about(caplog: pytest.LogCaptureFixture):
+    """Nobody who tests without a server is told to start one with JetStream."""
+
+    async def run() -> None:
+        async with Shop(), Client(URL) as client:
+            assert await client.call("shop", "who", returns=str) == "one"
+
+    leaping(run())
+
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]

@@ -10,6 +10,7 @@ Source: NATS ADR-15 (subjects of acknowledgements).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -42,6 +43,17 @@ class Delivery:
 def first_attempt(stream: str, consumer: str) -> bytes:
     """Return how the subjects of first attempts begin, on servers that write them the old way."""
     return f"$JS.ACK.{stream}.{consumer}.1.".encode()
+
+
+def acks_of(stream: str, consumer: str) -> re.Pattern[bytes]:
+    """Return what the subjects of a consumer's acknowledgements look like, from first to last byte.
+
+    Whatever else stands where an event says how to acknowledge it, nothing may be published there.
+    """
+    own = re.escape(f"{stream}.{consumer}".encode())
+    numbers, word = rb"\.[1-9][0-9]{0,19}" + rb"\.[0-9]{1,20}" * 4, rb"[!-\-/-~]+"
+    old, new = own + numbers, rb"%b\.%b\.%b%b(?:\.%b)*" % (word, word, own, numbers, word)
+    return re.compile(rb"\$JS\.ACK\.(?:%b|%b)" % (old, new))
 
 
 def attempt_of(ack: bytes) -> int:

@@ -147,9 +147,10 @@ def find(block: bytes, lowered: bytes, name: bytes) -> bytes:
 class Headers(MutableMapping[str, str]):
     """Header names and values; `headers["bus-caller"]` finds `Bus-Caller`."""
 
-    __slots__ = ("_block", "_items")
+    __slots__ = ("_block", "_folded", "_items")
 
     def __init__(self, source: bytes | Mapping[str, str] = b"") -> None:
+        self._folded: dict[str, str] | None = None
         if isinstance(source, bytes):
             self._block = source
             self._items: dict[str, str] | None = None
@@ -168,7 +169,7 @@ class Headers(MutableMapping[str, str]):
     def copy(self) -> Headers:
         """Make another one; changing it leaves this one alone."""
         other = Headers.__new__(Headers)
-        other._block = self._block
+        other._block, other._folded = self._block, None
         other._items = None if self._items is None else self._items.copy()
         return other
 
@@ -176,8 +177,12 @@ class Headers(MutableMapping[str, str]):
         items = self.items_by_name
         if name in items:
             return name
-        folded = name.casefold()
-        return next((stored for stored in items if stored.casefold() == folded), None)
+        folded = self._folded
+        if folded is None:  # not a search each time: a stranger's block may hold 100,000 names
+            folded = self._folded = {}
+            for stored in items:
+                folded.setdefault(stored.casefold(), stored)
+        return folded.get(name.casefold())
 
     def __getitem__(self, name: str) -> str:
         stored = self._stored_name(name)
@@ -190,12 +195,15 @@ class Headers(MutableMapping[str, str]):
         if stored is not None and stored != name:
             del self.items_by_name[stored]
         self.items_by_name[name] = value
+        if self._folded is not None:
+            self._folded[name.casefold()] = name
 
     def __delitem__(self, name: str) -> None:
         stored = self._stored_name(name)
         if stored is None:
             raise KeyError(name)
         del self.items_by_name[stored]
+        self._folded = None  # another spelling of it may be there
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.items_by_name)

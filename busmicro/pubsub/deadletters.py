@@ -16,13 +16,13 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from busmicro.bus import Bus
 from busmicro.call import Call
 from busmicro.clock import SYSTEM_CLOCK
 from busmicro.delivery import Delivery
-from busmicro.errors import CallError, Internal, NoResponders, NotFound
+from busmicro.errors import CallError, FailedPrecondition, Internal, NoResponders, NotFound
 from busmicro.headers import (
     MSG_ID,
     TRACE,
@@ -36,7 +36,7 @@ from busmicro.headers import check as check_header
 from busmicro.pubsub.declare import Declarations
 from busmicro.pubsub.publisher import Stored
 from busmicro.pubsub.stream import Stream
-from busmicro.transport import JetStream, StoredMessage, err_code, read_answer
+from busmicro.transport import JetStream, StoredMessage, err_code, may_be_named, read_answer
 
 DEAD_LETTERS: Final = Stream(
     "DEAD-LETTERS",
@@ -55,6 +55,7 @@ _MOST_DETAILS_BYTES: Final = 1024
 _PLAIN: Final = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 _TIMEOUT: Final = 10.0
 _PAGE: Final = 256
+_MOST_DIGITS: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,9 +197,15 @@ class DeadLetters:
         Raises:
             NotFound: There is no such dead letter, or no stream keeps its subject any more. The
                 dead letter stays.
+            FailedPrecondition: It does not say where it is from. It stays.
             CallError: It was not stored. The dead letter stays.
         """
         letter = await self.get(number)
+        if not may_be_named(letter.subject):
+            raise FailedPrecondition(
+                f"dead letter {number} says it is from {letter.subject!r}, which cannot be",
+                not_run=True,
+            )
         lines = [(name, value) for name, value in letter.headers.items() if name != MSG_ID]
         died = int(letter.died.timestamp() * 1e6)
         lines.append((MSG_ID, f"replay:{self._stream}:{number}:{died}"))
@@ -234,7 +241,7 @@ def _block(
 ) -> bytes:
     """Write the header block of a dead letter: the event's own headers, then why it died."""
     own = [(name, value) for name, value in call.headers.items() if not name.startswith("Nats-")]
-    details = quote(to_json(failure.details, fallback=repr), safe=_PLAIN)
+    details = quote(_written(failure.details), safe=_PLAIN)
     about = {
         "Subject": call.subject,
         "Stream": delivery.stream,
@@ -252,6 +259,14 @@ def _block(
     stored = int(delivery.stored.timestamp() * 1e6)  # numbers begin again in a stream made anew
     lines.append((MSG_ID, f"dlq:{delivery.stream}:{consumer}:{delivery.sequence}:{stored}"))
     return VERSION_LINE + _lines(lines) + b"\r\n"
+
+
+def _written(details: builtins.list[object]) -> bytes:
+    """Write details as JSON; nothing, if they hold themselves or what Unicode does not know."""
+    try:
+        return to_json(details, fallback=repr, inf_nan_mode="null")
+    except PydanticSerializationError:
+        return b""
 
 
 def _reason(failure: CallError) -> str:
@@ -296,7 +311,7 @@ def _read(message: StoredMessage) -> DeadLetter:
     trace = fields.get(TRACE[0], "").split("-")
     return DeadLetter(
         number=message.sequence,
-        stream=about("Stream") or words[-2],
+        stream=about("Stream") or words[-2:][0],
         consumer=about("Consumer") or words[-1],
         subject=about("Subject"),
         sequence=_number(about("Sequence")),
@@ -315,14 +330,15 @@ def _read(message: StoredMessage) -> DeadLetter:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else 0
 
 
 def _moment(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return datetime.fromtimestamp(0, UTC)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _details(text: str) -> builtins.list[object]:

@@ -68,11 +68,15 @@ def clean_id(id: str) -> str:
     """Return an id as it stands in headers.
 
     Raises:
-        InvalidArgument: It is empty or too long.
+        InvalidArgument: It is empty or too long, or Unicode does not know it.
     """
     if not 0 < len(id) <= _LONGEST_ID:
         raise InvalidArgument(f"id {id[:40]!r}: say 1 to {_LONGEST_ID} characters", not_run=True)
-    return _clean(id)
+    try:
+        return _clean(id)
+    except UnicodeEncodeError as wrong:
+        text = f"id {id[:40]!r}: it has half of a character that Unicode writes in two"
+        raise InvalidArgument(text, not_run=True) from wrong
 
 
 def _clean(text: str) -> str:

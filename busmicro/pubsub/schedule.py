@@ -31,7 +31,8 @@ from busmicro.pubsub.topic import Topic
 from busmicro.transport import JetStream, Subjects, err_code
 
 _SHORTCUTS: Final = frozenset({"@yearly", "@monthly", "@weekly", "@daily", "@hourly"})
-_EVERY = re.compile(r"@every (\d+(h|m|s))+")
+_EVERY = re.compile(r"@every ([0-9]+(h|m|s))+")
+_FIELDS = re.compile(r"[!-~]+([ \t]+[!-~]+){5}")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _INVALID_SCHEDULE: Final = 10189
 
@@ -90,9 +91,8 @@ class Cron:
 
     def __post_init__(self) -> None:
         """Refuse what no server would take."""
-        fields = self.schedule.split()
         shortcut = self.schedule in _SHORTCUTS or _EVERY.fullmatch(self.schedule)
-        if len(fields) != 6 and not shortcut:
+        if not (shortcut or _FIELDS.fullmatch(self.schedule)):
             raise SetupError(
                 f"cron {self.schedule!r}: write six fields, seconds first, like '0 */5 * * * *', "
                 f"or '@every 5m', or one of {', '.join(sorted(_SHORTCUTS))}"

@@ -20,7 +20,7 @@ from busmicro.transport import matches
 
 T = TypeVar("T")
 
-_WORD = re.compile(r"[^\s.*>{}\x00-\x1f\x7f$][^\s.*>{}\x00-\x1f\x7f]*")
+_WORD = re.compile(r"[^\s.*>{}\x00-\x1f\x7f\ud800-\udfff$][^\s.*>{}\x00-\x1f\x7f\ud800-\udfff]*")
 _NAME = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _RESERVED = ("_INBOX", "rpc", "node", "cancel", "dlq", "schedules")
 _MAX_LENGTH = 255

@@ -233,5 +233,5 @@ def complain(verdict: Verdict) -> str:
     """Say what is wrong and how to see it again."""
     lines = [f"seed {verdict.seed}: {len(verdict.faults)} faults", *verdict.faults[:8]]
     lines += [*verdict.outcomes]
-    lines.append(f"again: BUSMICRO_SEED={verdict.seed} python -m pytest tests/simulation")
+    lines.append(f"again: BUSMICRO_SEED={verdict.seed} pytest tests/simulation/test_streams.py")
     return "\n  ".join(lines)

@@ -182,6 +182,30 @@ def test_deleted_header_is_gone_in_every_case():
         del headers["Bus-Caller"]
 
 
+SPELLINGS = st.sampled_from(["a", "A", "b", "B", "straße", "STRASSE"])
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["set", "del", "get"]), SPELLINGS, st.sampled_from("12"))
+)
+
+
+@given(st.dictionaries(SPELLINGS.map(str.casefold), st.just("0"), max_size=3), CHANGES)
+def test_headers_are_a_dict_that_does_not_mind_case(
+    items: dict[str, str], changes: list[tuple[str, str, str]]
+):
+    """Whatever is set, deleted and looked up, in whatever order, they hold what a dict would."""
+    headers, plain = Headers(items), dict(items)
+    for what, name, value in changes:
+        folded = name.casefold()
+        if what == "set":
+            headers[name] = plain[folded] = value
+        elif what == "del":
+            assert headers.pop(name, None) == plain.pop(folded, None)
+        else:
+            assert headers.get(name) == plain.get(folded)
+    assert {name.casefold(): value for name, value in headers.items()} == plain
+    assert len(headers) == len(plain)
+
+
 def test_copy_of_headers_changes_alone():
     """What one attempt adds to its headers, the next does not see."""
     first = Headers(VERSION_LINE + b"A: 1\r\n\r\n")

@@ -156,7 +156,14 @@ def test_garbage_never_breaks_the_reader(pieces: list[bytes]):
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"MSG a b1 -30\r\n", b"MSG\r\n", b"MSG a b1 x\r\n", b"HMSG a b1 5 2\r\nabcde\r\n"],
+    [
+        b"MSG a b1 -30\r\n",
+        b"MSG\r\n",
+        b"MSG a b1 x\r\n",
+        b"HMSG a b1 5 2\r\nabcde\r\n",
+        b"HMSG a b1 -1 2\r\nab\r\n",
+        b"MSG a b1 99999999999\r\n",
+    ],
 )
 async def test_garbage_ends_the_connection(garbage: bytes):
     """After bytes that are not NATS nothing of that connection is believed any more."""
@@ -167,6 +174,18 @@ async def test_garbage_ends_the_connection(garbage: bytes):
 
     assert aborted
     assert not wire.delivered
+
+
+@pytest.mark.parametrize("blank", [b"\x0b", b"\x0c", b"\x1c", b"\x85"])
+async def test_subject_cannot_name_another_subscription(blank: bytes):
+    """Blanks that NATS lets into a subject do not end it: the message goes where it belongs."""
+    wire = Wire()
+    subject, reply = b"a" + blank + b"b2", b"r" + blank + b"b2"
+
+    wire.path.data_received(b"MSG %b b1 2\r\nhi\r\n" % subject)
+    wire.path.data_received(b"MSG a b1 %b 2\r\nhi\r\n" % reply)
+
+    assert wire.delivered == [("b1", subject, b"", b"", b"hi"), ("b1", b"a", reply, b"", b"hi")]
 
 
 async def test_line_without_end_does_not_fill_the_memory():

@@ -166,6 +166,14 @@ def test_details_of_very_many_faults_stay_few():
     assert len(wrong.value.details) == 20
 
 
+def test_message_in_which_nothing_is_right_is_refused_at_once():
+    """Who sends a megabyte of faults is told how many, not which: to list them takes seconds."""
+    with pytest.raises(CodecError, match="100,000 things are wrong") as wrong:
+        Coders(list[int]).default.decode(b"[" + b",".join([b'"x"'] * 100_000) + b"]")
+
+    assert wrong.value.details == []
+
+
 CIRCLE: list[object] = []
 CIRCLE.append(CIRCLE)
 

@@ -19,7 +19,7 @@ demo: setup ## three greeter nodes, one killed under load, no call lost (under a
 	$(BIN)/busmicro demo
 
 test: setup ## all tests, on real nats-servers (under 5 minutes)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: setup ## format, lint, types, layers
 	$(BIN)/ruff format --check .

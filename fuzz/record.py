@@ -60,6 +60,8 @@ LINES: Final = (
     "caller 3 30\n>a 1 1 0 0\nt20",
     "caller 3 30\n>a 5 50 0 0\n>n ",
 )
+INFO: Final = b'{"name":"h","id":"x","endpoints":[{"name":"gone","subject":"%b"}]}'
+"""An answer to `$SRV.INFO` for a client that looks for an endpoint."""
 
 
 class Paid(BaseModel):
@@ -208,6 +210,8 @@ def sort(everything: _Everything) -> dict[str, list[bytes]]:
     for target, data in _exchanges(everything.messages):
         found[target].insert(0, data)
     found["codecs"] += _payloads()
+    for subject in (b"a.b", b"$JS.API.INFO"):
+        found["replies"].append(b"4" + write([Message(payload=INFO % subject)]))
     return found
 
 
@@ -227,7 +231,7 @@ def _uses(message: Message) -> list[tuple[str, bytes]]:  # noqa: C901, PLR0911 -
     if subject.startswith(b"dlq."):
         return [("records", b"4" + write([message]))]
     if b'"io.nats.micro' in payload:
-        return [("records", b"2" + answer), ("replies", b"3" + answer)]
+        return [("records", b"2" + answer)]
     if b'"io.nats.jetstream' in payload or b'"stream":' in payload:
         return [("records", b"3" + answer)]
     if subject.startswith(b"_INBOX.") and b"Nats-Service-Error" in header:
@@ -256,6 +260,8 @@ def _exchanges(messages: list[Message]) -> list[tuple[str, bytes]]:
             if m.subject.startswith(node)
         ]
         found.append(("requests", write([opening, *to_node])))
+        elsewhere = (opening._replace(reply=own) for own in (b"my.orders", b"orders"))
+        found.extend(("requests", write([message])) for message in elsewhere)
         found.append(("replies", b"5" + write(to_caller)))
         for who, frames in ((b"node", to_node), (b"caller", to_caller)):
             lines = [b">%b %b" % (m.subject.removeprefix(b"@0."), m.payload) for m in frames]

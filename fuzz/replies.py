@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-KEPT: Final = ("orders.*", "audit.>", "shop.kept.a1")
+KEPT: Final = ("orders.*", "audit.>", "shop.kept.d1")
 """What streams of the account keep."""
 _OURS: Final = {b"rpc", b"node", b"cancel", b"dlq", b"schedules"}
 _FRAME: Final = re.compile(rb"[dpoes][1-9][0-9]*|[acqrxn]")

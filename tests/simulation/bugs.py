@@ -105,7 +105,7 @@ BUGS = (
     Bug(
         "does not hear of a cancel",
         "rpc/stream.py",
-        "return self._on_control(name, header, payload, now)",
+        "return None if self.closed else self._on_control(name, header, payload, now)",
         "return None if name == CANCEL else self._on_control(name, header, payload, now)",
     ),
     Bug(

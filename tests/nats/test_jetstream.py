@@ -377,7 +377,14 @@ async def test_a_bucket_in_a_cluster_survives_the_loss_of_a_server(
         jetstream = await connect(",".join(server.url for server in cluster.servers))
         bucket = Bucket(jetstream, "things")
         await bucket.open()
-        await bucket.put("k", b"v")
+
+        async def written() -> bool:
+            try:
+                return bool(await bucket.put("k", b"v"))
+            except Unavailable:  # this server has not heard yet who leads the new bucket
+                return False
+
+        await until(written)
         info = await jetstream.api("STREAM.INFO.KV_things")
         (mine,) = (s for s in cluster.servers if s.url == jetstream.transport.server_url)
         mine.kill()

@@ -18,7 +18,7 @@ setup: .venv/.ready ## create .venv with busmicro and all it needs
 demo: setup ## three greeter nodes, one killed under load, no call lost (under a minute)
 	$(BIN)/busmicro demo
 
-test: setup ## all tests, on real nats-servers (under 5 minutes)
+test: setup ## all tests, on real nats-servers (6 minutes on two cores)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: setup ## format, lint, types, layers

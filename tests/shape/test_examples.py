@@ -21,7 +21,7 @@ PRINTS = {
     "03_class_and_stub.py": "42\n4.0\n",
     "04_errors.py": "no user bob [{'searched': 'users'}] from users\nnot a str: ",
     "05_deadlines.py": "0.5 s left for the roast\n",
-    "06_wrappers.py": "clock.wait took 1",
+    "06_wrappers.py": "clock.wait took 10",
     "07_everyone.py": "['attic', 'cellar', 'kitchen']\n",
     "08_events.py": (
         "['attic: order 17 is there', 'cellar: order 17 is there']\n"

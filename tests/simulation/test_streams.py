@@ -12,7 +12,7 @@ import pytest
 
 from tests.simulation.simulation import Simulation, complain
 
-SEEDS = 10_000 if os.environ.get("BUSMICRO_FAULTS") == "full" else 500
+SEEDS = 10_000 if os.environ.get("BUSMICRO_FAULTS") == "full" else 1_000
 CHUNK = 50
 ONE = os.environ.get("BUSMICRO_SEED")
 FIRSTS = [int(ONE)] if ONE else range(0, SEEDS, CHUNK)

@@ -1,4 +1,4 @@
-"""What the fault tests share: programs, seeds, and how much of it there shall be."""
+"""What the fault tests share: programs, seeds, a table of figures, and how much there shall be."""
 
 from __future__ import annotations
 
@@ -10,6 +10,30 @@ from pathlib import Path
 import pytest
 
 from tests.faults.processes import Programs
+from tests.faults.report import Report, table
+
+_REPORT = pytest.StashKey[Report]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin the table; BUSMICRO_FAULTS_ROWS names a file that gets its rows too."""
+    rows = os.environ.get("BUSMICRO_FAULTS_ROWS")
+    config.stash[_REPORT] = Report(Path(rows) if rows else None)
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    """Print the table, whatever is captured."""
+    report = config.stash[_REPORT]
+    if report.rows and report.file is None:
+        terminalreporter.section("faults")
+        for line in table(report.rows):
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Report:
+    """The table of this run of the tests."""
+    return request.config.stash[_REPORT]
 
 
 @pytest.fixture

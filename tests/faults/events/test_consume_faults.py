@@ -14,11 +14,12 @@ from busmicro.pubsub.deadletters import DeadLetters
 from tests.faults.events.history import History
 from tests.faults.events.observer import Observer
 from tests.faults.events.orders import CONSUMER, GROUP, ORDERS, STREAM, Order
-from tests.faults.events.report import EventReport
+from tests.faults.events.report import add_history
 from tests.faults.events.run import Run
 from tests.faults.events.stored import ask, left_to_do, raw_events
 from tests.faults.processes import Programs
 from tests.faults.proxy import Proxy
+from tests.faults.report import Report
 
 DEAD = "DEAD-LETTERS"
 
@@ -28,7 +29,7 @@ async def test_consumers_killed_between_effect_and_ack_have_each_effect_once(
     server: NatsServer,
     observer: Observer,
     programs: Programs,
-    report: EventReport,
+    report: Report,
     seed: int,
     full: bool,
 ):
@@ -51,7 +52,7 @@ async def test_consumers_killed_between_effect_and_ack_have_each_effect_once(
     dead = await raw_events(observer, DEAD)
 
     kills = programs.deaths.total()
-    report.add_history(f"consumers killed {kills} times", history)
+    add_history(report, f"consumers killed {kills} times", history)
     history.must_be_clean(where=programs.logs, seed=seed)
     assert kills >= len(after) + len(before)
     assert kills >= (20 if full else 3)
@@ -60,7 +61,7 @@ async def test_consumers_killed_between_effect_and_ack_have_each_effect_once(
 
 @pytest.mark.timeout(120)
 async def test_poison_ends_among_the_dead_letters_alone_and_comes_back(
-    server: NatsServer, observer: Observer, programs: Programs, report: EventReport, full: bool
+    server: NatsServer, observer: Observer, programs: Programs, report: Report, full: bool
 ):
     """An event that kills its process is buried once, without its neighbours; replay works."""
     run = Run(
@@ -133,7 +134,7 @@ async def test_events_of_a_frozen_consumer_go_to_another(
     server: NatsServer,
     observer: Observer,
     programs: Programs,
-    report: EventReport,
+    report: Report,
     seed: int,
     full: bool,
 ):
@@ -174,7 +175,7 @@ async def test_slow_handlers_keep_their_events(
     server: NatsServer,
     observer: Observer,
     programs: Programs,
-    report: EventReport,
+    report: Report,
     seed: int,
     full: bool,
 ):
@@ -195,7 +196,7 @@ async def test_slow_handlers_keep_their_events(
 
 @pytest.mark.timeout(60)
 async def test_stopped_consumer_gives_its_events_back_at_once(
-    server: NatsServer, observer: Observer, programs: Programs, report: EventReport, seed: int
+    server: NatsServer, observer: Observer, programs: Programs, report: Report, seed: int
 ):
     """SIGTERM: what runs is finished, what waits goes elsewhere long before `ack_wait`."""
     run = Run(programs, server.url, observer, FAULTS_ACK_WAIT="60", FAULTS_EFFECTS="")
@@ -218,7 +219,7 @@ async def test_stopped_consumer_gives_its_events_back_at_once(
 
 
 async def test_cut_connections_do_not_let_a_consumer_hold_more(
-    server: NatsServer, observer: Observer, report: EventReport, until
+    server: NatsServer, observer: Observer, report: Report, until
 ):
     """However often its connection is cut, a process holds no more events than `waiting`."""
     waiting, cuts = 20, 6

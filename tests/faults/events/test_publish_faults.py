@@ -10,11 +10,12 @@ import pytest
 from busmicro import NatsCluster, NatsServer
 from tests.faults.events.observer import Observer, observing
 from tests.faults.events.orders import STREAM
-from tests.faults.events.report import EventReport
+from tests.faults.events.report import add_history
 from tests.faults.events.run import Run
 from tests.faults.events.stored import is_replicated, leader_of
 from tests.faults.processes import Programs
 from tests.faults.proxy import Proxy
+from tests.faults.report import Report
 
 LONGEST_RESTART = 5.0
 """Seconds without an ack around the restart of a server, which itself takes one."""
@@ -29,7 +30,7 @@ async def test_server_killed_under_load_loses_nothing(
     server: NatsServer,
     observer: Observer,
     programs: Programs,
-    report: EventReport,
+    report: Report,
     seed: int,
     full: bool,
 ):
@@ -50,7 +51,7 @@ async def test_server_killed_under_load_loses_nothing(
 
     history = await run.finish()
 
-    report.add_history(f"server killed {kills} times", history, gap=LONGEST_RESTART)
+    add_history(report, f"server killed {kills} times", history, gap=LONGEST_RESTART)
     history.must_be_clean(where=programs.logs, seed=seed)
     assert history.gap <= LONGEST_RESTART
     assert history.failed == [], f"a publisher saw an error; logs: {programs.logs}"
@@ -58,7 +59,7 @@ async def test_server_killed_under_load_loses_nothing(
 
 @pytest.mark.timeout(420)
 async def test_leaders_killed_and_frozen_lose_nothing(
-    programs: Programs, report: EventReport, seed: int, full: bool
+    programs: Programs, report: Report, seed: int, full: bool
 ):
     """The leader of a stream with three replicas is killed, or frozen: 0 lost, no error."""
     faults = ["kill", "pause"] * 3 if full else [random.Random(seed).choice(["kill", "pause"])]
@@ -81,7 +82,7 @@ async def test_leaders_killed_and_frozen_lose_nothing(
         history = await run.finish()
 
     name = f"leader killed {faults.count('kill')} times, frozen {faults.count('pause')} times"
-    report.add_history(name, history, gap=LONGEST_ELECTION)
+    add_history(report, name, history, gap=LONGEST_ELECTION)
     history.must_be_clean(where=programs.logs, seed=seed)
     assert history.gap <= LONGEST_ELECTION
     assert history.failed == [], f"a publisher saw an error; logs: {programs.logs}"
@@ -111,7 +112,7 @@ async def test_cut_connections_lose_nothing(
     server: NatsServer,
     observer: Observer,
     programs: Programs,
-    report: EventReport,
+    report: Report,
     seed: int,
     full: bool,
 ):
@@ -135,7 +136,7 @@ async def test_cut_connections_lose_nothing(
 
         history = await run.finish()
 
-    report.add_history(f"connections cut {cuts} times, frozen once", history, gap=LONGEST_CUT)
+    add_history(report, f"connections cut {cuts} times, frozen once", history, gap=LONGEST_CUT)
     history.must_be_clean(where=programs.logs, seed=seed)
     assert history.gap <= LONGEST_CUT
     assert history.failed == [], f"a publisher saw an error; logs: {programs.logs}"
@@ -143,7 +144,7 @@ async def test_cut_connections_lose_nothing(
 
 @pytest.mark.timeout(60)
 async def test_publisher_that_starts_over_stores_nothing_twice(
-    server: NatsServer, observer: Observer, programs: Programs, report: EventReport, seed: int
+    server: NatsServer, observer: Observer, programs: Programs, report: Report, seed: int
 ):
     """Publishers are killed at work and publish all again, with the same ids: 0 stored twice."""
     run = Run(programs, server.url, observer)
@@ -156,6 +157,6 @@ async def test_publisher_that_starts_over_stores_nothing_twice(
 
     history = await run.finish(ask_to_stop=False)
 
-    report.add_history("publishers killed, all published again", history)
+    add_history(report, "publishers killed, all published again", history)
     history.must_be_clean(where=programs.logs, seed=seed)
     assert len(history.stored) == 1200

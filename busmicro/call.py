@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextvars
 import enum
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -105,7 +105,7 @@ class Call:
         deadline: float | None = None,
         payload: bytes = b"",
         decode: Decode | None = None,
-        block: bytes = b"",
+        block: bytes | Mapping[str, str] = b"",
         subject: bytes = b"",
         ack: bytes = b"",
     ) -> None:
@@ -129,7 +129,7 @@ class Call:
         self._decode = decode
         self._headers = headers
         self._block = block
-        self._reply_headers: Headers | None = None
+        self._reply_headers: Headers | bytes | None = None
         self._taps: list[Tap] | None = None
         self.subject_bytes = subject
         """Where an event goes or came in, as it stands on the wire."""
@@ -168,18 +168,26 @@ class Call:
     @property
     def reply_headers(self) -> Headers:
         """The headers of the reply; at a handler, what is put here is sent."""
-        if self._reply_headers is None:
-            self._reply_headers = Headers({})
+        if not isinstance(self._reply_headers, Headers):
+            self._reply_headers = Headers(self._reply_headers or {})
         return self._reply_headers
 
     @reply_headers.setter
     def reply_headers(self, headers: Headers) -> None:
         self._reply_headers = headers
 
+    def replied_with(self, block: bytes) -> None:
+        """Keep the header block of a reply, to be read if somebody asks."""
+        self._reply_headers = block
+
     @property
     def has_headers(self) -> bool:
         """Are there request headers? Asking costs less than making them."""
         return bool(self._block if self._headers is None else self._headers)
+
+    def has_just(self, usual: Mapping[str, str]) -> bool:
+        """Are the request headers these, and nobody has asked for them yet?"""
+        return self._headers is None and self._block is usual
 
     @property
     def has_reply_headers(self) -> bool:
@@ -248,6 +256,27 @@ def received(
     call.parts = ()
     call.stream = None
     call.subject_bytes, call.ack_bytes, call.tried_here = subject, ack, 0
+    return call
+
+
+def asked(
+    spec: Spec,
+    message: object,
+    headers: Headers | None,
+    usual: Mapping[str, str],
+    deadline: float | None,
+) -> Call:
+    """Make the call of what goes out: as `Call(…)`, at a quarter of its cost.
+
+    With `headers` None they are the `usual` ones, copied only if somebody asks.
+    """
+    call = Call.__new__(Call)
+    call.spec, call.deadline, call.began, call.payload = spec, deadline, False, b""
+    call._message, call._decode, call._headers, call._block = message, None, headers, usual
+    call._reply_headers = call._taps = None
+    call.parts = ()
+    call.stream = None
+    call.subject_bytes, call.ack_bytes, call.tried_here = b"", b"", 0
     return call
 
 

@@ -17,7 +17,7 @@ from typing import Generic, Never, Self, cast, overload
 from typing_extensions import TypeVar  # Python 3.11's own has no default
 
 from busmicro.bus import Bus
-from busmicro.call import Call, Kind, Side, Spec, Wrapper, compose, current_call
+from busmicro.call import Call, Kind, Side, Spec, Wrapper, asked, compose, current_call
 from busmicro.codecs import Coder, Coders
 from busmicro.endpoint import (
     EndpointOptions,
@@ -238,17 +238,13 @@ class Caller:
         headers: Mapping[str, str] | None,
     ) -> Call:
         """Make the call of a request: with the client's headers, and what the one served gives."""
-        given: Headers | None = None
-        if headers:
-            given = Headers({**route.headers, **headers})
-        elif route.headers:
-            given = Headers(route.headers)
+        given = Headers({**route.headers, **headers}) if headers else None
         parent = current_call()
         if parent is not None:
             if parent.deadline is not None:
                 deadline = parent.deadline if deadline is None else min(deadline, parent.deadline)
-            given = _pass_on_trace(parent, given)
-        return Call(route.spec, message, headers=given, deadline=deadline)
+            given = _pass_on_trace(parent, given, route.headers)
+        return asked(route.spec, message, given, route.headers, deadline)
 
     async def call_all(
         self,
@@ -472,12 +468,12 @@ async def _attempt(
         return failure
 
 
-def _pass_on_trace(parent: Call, given: Headers | None) -> Headers | None:
+def _pass_on_trace(parent: Call, given: Headers | None, usual: Mapping[str, str]) -> Headers | None:
     """Hand the trace of the call being served to the calls it makes; nothing else goes on."""
     if parent.has_headers:
         for name in TRACE:
             value = parent.headers.get(name)
             if value is not None:
-                given = Headers({}) if given is None else given
+                given = Headers(usual) if given is None else given
                 given.setdefault(name, value)
     return given

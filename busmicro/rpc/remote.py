@@ -6,6 +6,7 @@ one step and spends its time on what does: encode, stamp, publish, wait, decode.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
@@ -23,10 +24,12 @@ from busmicro.errors import (
     NoResponders,
     SetupError,
 )
-from busmicro.headers import FIND_CONTENT_TYPE, Headers, find
+from busmicro.headers import FIND_CONTENT_TYPE, find
 from busmicro.rpc.route import CallOptions, Route
 from busmicro.rpc.wire import ERROR_MARK, decode_error
 from busmicro.transport import Reply
+
+_MOST_BLOCKS, _LONGEST_BLOCK_BYTES = 32, 256
 
 
 class ReplyDecoder:
@@ -35,20 +38,11 @@ class ReplyDecoder:
     def __init__(self, coders: Coders | None) -> None:
         self._coders = coders
         if coders is None:
-            self._usual: Callable[[bytes], object] = _untyped_json
+            self.usual: Callable[[bytes], object] = _untyped_json
         else:
-            self._usual = (coders.find("") or coders.default).decode
-
-    def decode(self, header: bytes, payload: bytes) -> object:
-        """Turn a reply into a message.
-
-        Raises:
-            DataLoss: It is not what this call expects.
-        """
-        try:
-            return (self.decoder(header) if header else self._usual)(payload)
-        except CodecError as wrong:
-            raise not_expected(wrong) from wrong
+            self.usual = (coders.find("") or coders.default).decode
+        self._known = {b"": self.usual}
+        """By header block: most services send the same one with every reply."""
 
     def decoder(self, header: bytes) -> Callable[[bytes], object]:
         """Choose the function that decodes what comes with this header block.
@@ -56,8 +50,14 @@ class ReplyDecoder:
         Raises:
             CodecError: Messages of this type do not travel that way.
         """
-        if not header:
-            return self._usual
+        known = self._known.get(header)
+        if known is None:
+            known = self._choose(header)
+            if len(self._known) < _MOST_BLOCKS and len(header) < _LONGEST_BLOCK_BYTES:
+                self._known[header] = known
+        return known
+
+    def _choose(self, header: bytes) -> Callable[[bytes], object]:
         content_type = find(header, header.lower(), FIND_CONTENT_TYPE).decode("utf-8", "replace")
         if self._coders is not None:
             return self._coders.require(content_type).decode
@@ -111,35 +111,52 @@ class Remote(Route):
     ) -> None:
         super().__init__(bus, spec, coder, options, caller)
         self.chain: Handler = self.send
-        self._reply = reply
+        self._decoder, self._usual = reply.decoder, reply.usual
+        self._replies, self._transport = bus.replies, bus.transport
 
     async def send(self, call: Call) -> object:
         """Send the request once and return the reply; the innermost of every chain."""
         deadline = call.deadline or time.monotonic() + self.timeout
         payload = self.encode(call.message)
-        lines = self.lines(call)
+        block = self._block(call, deadline)
         try:
-            header, body = await self._request(payload, lines, deadline)
+            if not self._transport.writable:
+                await self._transport.drained()
+            slot = self._replies.send(self._subject, payload, block, deadline)
+            try:
+                header, body = await slot.future
+            except (DeadlineExceeded, asyncio.CancelledError):
+                self._replies.abandon(slot, self._cancel)
+                raise
+            finally:
+                self._replies.let_go(slot)
         except (NoResponders, Disconnected) as nobody:
             header, body = await self.elsewhere(
-                lambda: self._request(payload, lines, deadline), deadline, nobody
+                lambda: self._again(call, payload, deadline), deadline, nobody
             )
         if header:
             if ERROR_MARK in header:
                 raise decode_error(header, body, self.spec.service)
-            call.reply_headers = Headers(header)
-        return self._reply.decode(header, body)
+            call.replied_with(header)
+        try:
+            return (self._decoder(header) if header else self._usual)(body)
+        except CodecError as wrong:
+            raise not_expected(wrong) from wrong
 
     send.leaves_call_alone = True  # type: ignore[attr-defined]
 
-    def _request(self, payload: bytes, lines: bytes, deadline: float) -> Awaitable[Reply]:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded("no time was left to make the call", not_run=True)
-        return self._bus.replies.request(
-            self._subject,
-            payload,
-            b"%bBus-Timeout: %d\r\n%b\r\n" % (self._block_start, left * 1000 or 1, lines),
-            deadline=deadline,
-            abandon=self._cancel,
+    def _again(self, call: Call, payload: bytes, deadline: float) -> Awaitable[Reply]:
+        block = self._block(call, deadline)
+        subject = self._subject
+        return self._replies.request(
+            subject, payload, block, deadline=deadline, abandon=self._cancel
         )
+
+    def _block(self, call: Call, deadline: float) -> bytes:
+        """Write the header block of a request."""
+        left_ms = int((deadline - time.monotonic()) * 1000)
+        if left_ms <= 0:
+            if deadline <= time.monotonic():
+                raise DeadlineExceeded("no time was left to make the call", not_run=True)
+            left_ms = 1
+        return b"%bBus-Timeout: %d\r\n%b\r\n" % (self._block_start, left_ms, self.lines(call))

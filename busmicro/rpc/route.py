@@ -97,11 +97,9 @@ class Route:
 
     def lines(self, call: Call) -> bytes:
         """Write the headers of a call as the lines of a block."""
-        if not call.has_headers:
-            return b""
-        given = call.headers.items_by_name
-        same = given == self.headers  # then they are encoded already
-        return self._usual_lines if same else encode_lines(given.items())
+        if call.has_just(self.headers):
+            return self._usual_lines
+        return encode_lines(call.headers.items_by_name.items()) if call.has_headers else b""
 
     async def elsewhere(
         self,

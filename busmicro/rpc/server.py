@@ -1,7 +1,6 @@
 """The handler's end of a call: a request comes in, exactly one answer goes out.
 
-A request's way: `_Binding.on_request` (in the read loop: may it be answered, is there room?) →
-an owned task, `_Request.run` → wrappers → decode → the user's function → encode → reply.
+What becomes of one request is in `request.py` for calls and in `serving.py` for streams.
 
 Whatever happens, the caller hears of it: an unknown endpoint, a bad body, a reply too large, an
 exception, a deadline that passes while the handler sleeps, a service that is stopping.
@@ -11,24 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Protocol
 
 from busmicro.bus import Bus
-from busmicro.call import Call, Handler, Wrapper, compose, enter_call, received
-from busmicro.codecs import JSON
+from busmicro.call import Wrapper, compose
 from busmicro.errors import (
     BusmicroError,
     CallError,
-    DeadlineExceeded,
     ResourceExhausted,
     Unavailable,
     Unimplemented,
 )
-from busmicro.rpc.answering import encode_reply, explain, read_asked, reply_block
+from busmicro.rpc.awake import Awake
+from busmicro.rpc.firststep import FirstSteps
 from busmicro.rpc.handlers import Endpoint, Endpoints, invoker
+from busmicro.rpc.request import Binding
 from busmicro.rpc.serving import Callers, StreamBinding, stream_invoker
 from busmicro.rpc.wire import encode_error
 from busmicro.transport import (
@@ -74,13 +72,16 @@ class RpcServer:
         """Requests that asked for an answer where none may go."""
         self.callers = Callers(bus.settings.max_streams_per_caller)
         """How many streams each caller has here."""
+        self.awake = Awake(bus.transport)
+        """Knows how old a request may be."""
         self._subscriptions: list[Subscription] = []
-        self._bindings: list[_Binding | StreamBinding] = []
+        self._bindings: list[Binding | StreamBinding] = []
         self._shared: list[Subscription] = []
         self._running: dict[bytes, Running] = {}
         self._stopped = False
         self._idle = asyncio.Event()
         self.loop = asyncio.get_running_loop()
+        self.first_steps = FirstSteps(self.loop)
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -95,6 +96,7 @@ class RpcServer:
             PermissionDenied: A subject may not be subscribed to; the text names it.
             Disconnected: The connection dropped meanwhile.
         """
+        self.bus.tasks.spawn(self.awake.keep_looking(), name=f"{self._service} awake")
         if any(endpoint.streams for endpoint in self._endpoints):
             await self.bus.frames.start()
         for endpoint in self._endpoints:
@@ -110,11 +112,11 @@ class RpcServer:
         await self.transport.barrier()
         require_allowed(*self._subscriptions, *self._shared)
 
-    def _bind(self, endpoint: Endpoint, wrappers: Sequence[Wrapper]) -> _Binding | StreamBinding:
+    def _bind(self, endpoint: Endpoint, wrappers: Sequence[Wrapper]) -> Binding | StreamBinding:
         if endpoint.streams:
             return StreamBinding(self, endpoint, compose(wrappers, stream_invoker(endpoint)))
         chain = compose(wrappers, invoker(endpoint.function, endpoint.signature))
-        return _Binding(self, endpoint, chain)
+        return Binding(self, endpoint, chain)
 
     def _listen(self, subject: str, callback: Callable[[bytes, bytes, bytes, bytes], None]) -> None:
         self._subscriptions.append(self.transport.subscribe(subject, callback))
@@ -281,111 +283,3 @@ def unknown_endpoint(service: str, name: str, known: Sequence[str]) -> Unimpleme
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     said = f"{service} has no endpoint {name!r}{hint}"
     return Unimplemented(said, origin=service, not_run=True)
-
-
-class _Binding:
-    """An endpoint that listens: turns messages into requests."""
-
-    __slots__ = ("chain", "endpoint", "server")
-
-    def __init__(self, server: RpcServer, endpoint: Endpoint, chain: Handler) -> None:
-        self.server = server
-        self.endpoint = endpoint
-        self.chain = chain
-
-    def on_request(self, _subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
-        """Take one message off the wire."""
-        server = self.server
-        if server.admit(reply):
-            request = _Request(self, reply, header, payload)
-            server.own(request)
-            request.task = server.loop.create_task(request.run())
-
-
-class _Request:
-    """One request that runs: answered exactly once, by its handler or by what ends it."""
-
-    __slots__ = (
-        "answered",
-        "arrived",
-        "binding",
-        "header",
-        "is_set",
-        "key",
-        "payload",
-        "reply",
-        "started",
-        "task",
-    )
-
-    def __init__(self, binding: _Binding, reply: bytes, header: bytes, payload: bytes) -> None:
-        self.binding = binding
-        self.reply = reply
-        self.header = header
-        self.payload = payload
-        self.arrived = time.monotonic()
-        self.answered = False
-        self.is_set = False
-        self.started = False
-        self.key = b""
-        self.task: asyncio.Task[None] | None = None
-
-    async def run(self) -> None:
-        """Work the request through the chain and answer it."""
-        self.started = True
-        call: Call | None = None
-        endpoint, server = self.binding.endpoint, self.binding.server
-        error = ""
-        try:
-            content_type, deadline = self._read_header(endpoint)
-            server.timers.set(self, deadline)
-            decode = endpoint.requests.require(content_type).decode
-            enter_call(call := received(endpoint.spec, decode, self.payload, self.header, deadline))
-            message = await self.binding.chain(call)
-            encoder = endpoint.replies.find(content_type) or endpoint.replies.default
-            payload = encode_reply(endpoint.spec, encoder, message)
-            plain = encoder.content_type == JSON and not call.has_reply_headers
-            header = b"" if plain else reply_block(encoder.content_type, call)
-            if not server.transport.writable:
-                await server.transport.drained()
-            if not self.answered:
-                self.answered = True
-                server.answer(self.reply, payload, header)
-        except (Exception, asyncio.CancelledError) as failure:
-            told = explain(failure, endpoint.spec, began=call is not None and call.began)
-            error = str(told)
-            self._answer_error(told)
-        finally:
-            server.timers.drop(self)
-            endpoint.figures.count(time.monotonic() - self.arrived, error)
-            server.done(self)
-            self.task, self.payload, self.header = None, b"", b""
-
-    def _read_header(self, endpoint: Endpoint) -> tuple[str, float]:
-        """Find out what the payload is, and by when the request must be done."""
-        content_type, timeout, stream = read_asked(self.header)
-        if stream is not None:
-            raise Unimplemented(f"{endpoint.name} does not stream: call it", not_run=True)
-        deadline = self.arrived + (endpoint.timeout if timeout is None else timeout)
-        if time.monotonic() >= deadline:
-            raise DeadlineExceeded("the time ran out before the handler began", not_run=True)
-        return content_type, deadline
-
-    def _answer_error(self, error: CallError) -> None:
-        if not self.answered:
-            self.answered = True
-            self.binding.server.answer_error(self.reply, error)
-
-    def expire(self) -> None:
-        """Tell the caller that the time is up, and cancel the handler."""
-        self.end(DeadlineExceeded("the handler did not finish in time"))
-
-    def end(self, told: CallError | None) -> None:
-        """Cancel the handler; the caller is told so, or has gone and is told nothing."""
-        if told is not None:
-            self._answer_error(told)
-        self.answered = True
-        if self.task is not None and not self.task.done():
-            self.task.cancel()
-            if not self.started:  # a task cancelled before its first step never reaches `finally`
-                self.binding.server.done(self)

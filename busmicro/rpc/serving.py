@@ -36,6 +36,7 @@ from busmicro.rpc.answering import (
     reply_block,
     reply_lines,
 )
+from busmicro.rpc.awake import out_of_time
 from busmicro.rpc.frames import Window, read_window
 from busmicro.rpc.handlers import Endpoint
 from busmicro.rpc.limits import Limits
@@ -136,7 +137,7 @@ class _Served:
         self.key = b""
         self.is_set = False
         self.task: asyncio.Task[None] | None = None
-        self.arrived = time.monotonic()
+        self.arrived = binding.server.awake.arrived()
         self.began = False
         """Has the caller been told that it is accepted?"""
         self.ended = False
@@ -200,7 +201,7 @@ class _Served:
             return None
         deadline = self.arrived + timeout
         if time.monotonic() >= deadline:
-            raise DeadlineExceeded("the time ran out before the handler began", not_run=True)
+            raise out_of_time(self.arrived)
         self._binding.server.timers.set(self, deadline)
         return deadline
 

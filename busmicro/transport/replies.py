@@ -30,21 +30,24 @@ Reply: TypeAlias = tuple[bytes, bytes]
 OnReply: TypeAlias = Callable[[Reply], None]
 
 
-class _Slot:
+class Slot:
     """One reply that is awaited."""
 
-    __slots__ = ("future", "is_set", "subject")
+    __slots__ = ("future", "is_set", "subject", "token")
 
-    def __init__(self, subject: bytes) -> None:
+    def __init__(self, subject: bytes, token: bytes) -> None:
         self.subject = subject
+        self.token = token
         self.future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.is_set = False
 
     def fail(self, error: BusmicroError) -> None:
+        """Raise an error where the reply is awaited."""
         if not self.future.done():
             self.future.set_exception(error)
 
     def expire(self) -> None:
+        """Hear that no reply came in time."""
         self.fail(DeadlineExceeded(f"no reply from {self.subject.decode()} in time"))
 
 
@@ -61,7 +64,7 @@ class Replies:
         self._prefix = self.inbox.encode() + b"."
         self._token_at = len(self._prefix)
         self._tokens = itertools.count()
-        self._slots: dict[bytes, _Slot] = {}
+        self._slots: dict[bytes, Slot] = {}
         self._many: dict[bytes, OnReply] = {}
 
     def __len__(self) -> int:
@@ -108,25 +111,40 @@ class Replies:
 
         Cancelled: as DeadlineExceeded.
         """
-        transport = self._transport
-        if not transport.connected:
-            raise Disconnected("not connected to NATS", not_run=True)
-        if not transport.writable:
-            await transport.drained()
-        token = b"%x" % next(self._tokens)
-        transport.publish(subject, payload, self._prefix + token, header)
-        slot = self._slots[token] = _Slot(subject)
-        self._timers.set(slot, deadline)
+        slot = self.send(subject, payload, header, deadline)
         try:
             return await slot.future
         except (DeadlineExceeded, asyncio.CancelledError):
-            if abandon and transport.connected:
-                transport.publish(abandon, self._prefix + token)
+            self.abandon(slot, abandon)
             raise
         finally:
-            self._timers.drop(slot)
-            del slot.future
-            self._slots.pop(token, None)
+            self.let_go(slot)
+
+    def send(self, subject: bytes, payload: bytes, header: bytes, deadline: float) -> Slot:
+        """Send a message and return the slot of its reply: the first half of `request`.
+
+        Whoever awaits its future has to call `let_go` afterwards, however it ends.  A coroutine
+        between a caller and its future costs 0.3 µs, so calls do the halves themselves.
+        """
+        transport = self._transport
+        if not transport.connected:
+            raise Disconnected("not connected to NATS", not_run=True)
+        token = b"%x" % next(self._tokens)
+        transport.publish(subject, payload, self._prefix + token, header)
+        slot = self._slots[token] = Slot(subject, token)
+        self._timers.set(slot, deadline)
+        return slot
+
+    def abandon(self, slot: Slot, subject: bytes) -> None:
+        """Tell whoever runs this request, on a subject, that nobody waits for it any more."""
+        if subject and self._transport.connected:
+            self._transport.publish(subject, self._prefix + slot.token)
+
+    def let_go(self, slot: Slot) -> None:
+        """Forget a slot."""
+        self._timers.drop(slot)
+        del slot.future
+        self._slots.pop(slot.token, None)
 
     async def ask(
         self, subject: bytes, payload: bytes, header: bytes = b"", *, timeout: float

@@ -177,7 +177,9 @@ class CallError(BusmicroError):
 
     def __str__(self) -> str:
         at = f" [{self.origin}]" if self.origin else ""
-        return f"{self.code.value}: {self.message}{at}" if self.message else self.code.value + at
+        text = f"{self.code.value}: {self.message}{at}" if self.message else self.code.value + at
+        # half a character, as JSON may hold it, cannot be sent on in figures nor written to a log
+        return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
     def __reduce__(self) -> tuple[object, ...]:
         return _restore, (type(self), self.args, self.__dict__)

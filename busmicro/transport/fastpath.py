@@ -202,6 +202,10 @@ class FastPath(NatsPyTransport, asyncio.Protocol):
 
     # --- receiving ------------------------------------------------------------------------------
 
+    def deliver_to(self, subscriptions: dict[bytes, Subscription]) -> None:
+        """Deliver to these subscriptions from the next read on."""
+        self._subscriptions = subscriptions
+
     def data_received(self, data: bytes) -> None:
         """Take what the socket had to give."""
         if self._missing > 0:  # in the middle of a large payload: collect, do not copy

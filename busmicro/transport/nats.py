@@ -3,6 +3,9 @@
 nats-py can come back from some losses by itself, gives up on others for good, and hangs on a few
 (`docs/adr/0004-one-way-back.md`).  So there is one way back from every loss: the nats-py client is
 thrown away, a new one is made, every subscription is sent again.  `_keep_alive` is that loop.
+
+A server that says that it leaves (lame duck mode) is left before it closes the connection: `_move`
+makes the next connection first, and nothing is lost (`handover.py`).
 """
 
 from __future__ import annotations
@@ -10,9 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Iterator
-from typing import Any
 
 from nats.aio.client import Client
 
@@ -23,11 +24,11 @@ from busmicro.errors import (
     PayloadTooLarge,
     PermissionDenied,
     ResourceExhausted,
-    SetupError,
 )
 from busmicro.settings import Settings
 from busmicro.tasks import Tasks
 from busmicro.transport.base import Listener, OnMessage, Publish, Subscription
+from busmicro.transport.ending import CLOSE_TIMEOUT, end, release
 from busmicro.transport.errors import denied_subject, explain, hide_secrets, is_refusal
 from busmicro.transport.fastpath import (
     DEFAULT_MAX_PAYLOAD_BYTES,
@@ -36,13 +37,19 @@ from busmicro.transport.fastpath import (
     sids,
     sub_command,
 )
+from busmicro.transport.handover import Handover
+from busmicro.transport.login import login_options
 from busmicro.transport.websocket import PlainPath
 
 log = logging.getLogger("busmicro.transport")
 
 _FIRST_WAIT = 0.05
-_CLOSE_TIMEOUT = 2.0
 _SAY_EVERY = 10.0
+_MOVE_WITHIN = 4.0
+"""A server that leaves waits ten seconds, by default, before it closes connections; clients that
+move at random moments in the first four do not all fall upon the next server at once."""
+_LISTEN_TO_BOTH = 0.25
+"""Seconds in which a cluster learns that this process listens somewhere else now."""
 _HELD_OVERHEAD_BYTES = 200
 """What Python needs to remember a message that waits, however short it is."""
 
@@ -58,10 +65,17 @@ class NatsTransport:
         self._leaving: set[bytes] = set()
         self._tasks = Tasks()
         self._client: Client | None = None
+        self._used = ""
+        """The server of the last connection: if it is frozen, it costs a whole time-out."""
         self._path: FastPath | PlainPath | None = None
         self._lost = asyncio.Event()
         self._up = asyncio.Event()
         self._closing = False
+        self._handover: Handover | None = None
+        self._mover: asyncio.Task[None] | None = None
+        self._through = asyncio.Event()
+        """Do messages leave, or does the connection that is being left have to be empty first?"""
+        self._through.set()
         self._held: list[tuple[bytes, bytes, bytes, bytes]] = []
         self._held_bytes = 0
         self.max_payload_bytes = DEFAULT_MAX_PAYLOAD_BYTES
@@ -98,7 +112,7 @@ class NatsTransport:
         said = float("-inf")
         for pause in self._pauses():
             try:
-                return await self._round()
+                return await self._established(*await self._round())
             except Disconnected as failure:
                 if not wait:
                     raise
@@ -115,10 +129,11 @@ class NatsTransport:
             yield random.uniform(0.5, 1.0) * ceiling  # noqa: S311 - spreads load, hides nothing
             ceiling = min(2 * ceiling, self._settings.reconnect_max_wait)
 
-    async def _round(self) -> None:
-        """Try each server once."""
+    async def _round(self, *, leaving: str = "") -> tuple[Client, FastPath | None]:
+        """Try each server once, last the one that is left: its URL may lead to others as well."""
         failure: BusmicroError | None = None
-        for url in random.sample(self._urls, len(self._urls)):
+        urls = random.sample(self._urls, len(self._urls))
+        for url in sorted(urls, key=lambda url: hide_secrets(url) == leaving):
             try:
                 return await self._attempt(url)
             except BusmicroError as error:
@@ -127,7 +142,7 @@ class NatsTransport:
                     break
         raise failure or Disconnected("no server is named in BUSMICRO_NATS_URL", not_run=True)
 
-    async def _attempt(self, url: str) -> None:
+    async def _attempt(self, url: str) -> tuple[Client, FastPath | None]:
         """Make one nats-py client and one connection."""
         client = Client()
         is_plain = url.startswith(("ws://", "wss://"))
@@ -138,27 +153,16 @@ class NatsTransport:
         try:
             await self._connect_client(client, url, causes, is_plain=is_plain)
         except BaseException as error:
-            await self._release(client)
+            await release(client)
             if not isinstance(error, Exception):
                 raise
             if isinstance(error, BusmicroError):
                 raise
             causes.append(error)
             raise explain(next(filter(is_refusal, causes), causes[0]), url) from error
-        await self._established(client, path)
-
-    async def _release(self, client: Client) -> None:
-        """Close what nats-py leaves open when it could not connect."""
-        wire = client._transport  # noqa: SLF001 - the same private name
-        if isinstance(wire, FastPath):
-            wire.abort()
-        elif wire:
-            try:
-                async with asyncio.timeout(_CLOSE_TIMEOUT):
-                    wire.close()  # type: ignore[no-untyped-call]
-                    await wire.wait_closed()  # type: ignore[no-untyped-call]
-            except Exception as error:
-                log.debug("a WebSocket did not close in order: %s", error)
+        if path is not None and path.lost:
+            raise Disconnected("the connection dropped at once", not_run=True)
+        return client, path
 
     async def _connect_client(
         self, client: Client, url: str, causes: list[BaseException], *, is_plain: bool
@@ -173,37 +177,21 @@ class NatsTransport:
             if client is self._client:
                 self._lost.set()
 
+        async def on_lame_duck() -> None:
+            if client is self._client:
+                self._learn(client)
+                self._leave_server()
+
         await client.connect(
             url,
             error_cb=on_error,
             closed_cb=on_closed,
+            lame_duck_mode_cb=on_lame_duck,
             allow_reconnect=False,
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
-            **self._options(),
+            **login_options(self._settings),
         )
-
-    def _options(self) -> dict[str, Any]:
-        """Say with nats-py's words what the settings say."""
-        s = self._settings
-        options: dict[str, Any] = {
-            "name": s.name or None,
-            "connect_timeout": s.connect_timeout,
-            "ping_interval": s.ping_interval,
-            "max_outstanding_pings": 2,
-            "inbox_prefix": s.inbox_prefix,
-            "user": s.user,
-            "password": s.password.get_secret_value() if s.password else None,
-            "token": s.token.get_secret_value() if s.token else None,
-            "nkeys_seed_str": s.nkey_seed.get_secret_value() if s.nkey_seed else None,
-            "user_credentials": str(s.creds) if s.creds else None,
-            "tls_handshake_first": s.tls_first,
-        }
-        if s.tls_ca or s.tls_cert or s.tls_first:
-            options["tls"] = _tls_context(s)
-        if s.tls_hostname:
-            options["tls_hostname"] = s.tls_hostname
-        return options
 
     def _fast_path(self) -> FastPath:
         return FastPath(
@@ -214,13 +202,8 @@ class NatsTransport:
         )
 
     async def _established(self, client: Client, path: FastPath | None) -> None:
-        if path is not None and path.lost:
-            raise Disconnected("the connection dropped at once", not_run=True)
         self._client, self._lost = client, asyncio.Event()
-        for sid in self._leaving:
-            self._subscriptions.pop(sid, None)
-        self._leaving.clear()
-        self.max_payload_bytes = client.max_payload
+        self._forget_left()
         self._learn(client)
         if path is None:
             self._path = plain = PlainPath(
@@ -234,11 +217,7 @@ class NatsTransport:
         else:
             self._path = path
             path.write(b"".join(map(sub_command, self._subscriptions.values())))
-        self._path.max_payload_bytes = client.max_payload
-        self.publish = self._path.publish
-        held, self._held, self._held_bytes = self._held, [], 0
-        for message in held:
-            self._publish_held(message)
+        self._send_by(self._path, client)
         self.connected = True
         self._up.set()
         log.debug(
@@ -247,6 +226,22 @@ class NatsTransport:
         )
         for listener in tuple(self._listeners):
             listener.on_connected()
+
+    def _forget_left(self) -> None:
+        """Forget the subscriptions that have ended: no message for them is under way any more."""
+        for sid in self._leaving:
+            self._subscriptions.pop(sid, None)
+        self._leaving.clear()
+
+    def _send_by(self, path: FastPath | PlainPath, client: Client) -> None:
+        """Publish on this connection from now on, first what was held."""
+        url = client.connected_url
+        self._used = hide_secrets(url.geturl()) if url else ""
+        self.max_payload_bytes = path.max_payload_bytes = client.max_payload
+        self.publish = path.publish
+        held, self._held, self._held_bytes = self._held, [], 0
+        for message in held:
+            self._publish_held(message)
 
     def _publish_held(self, message: tuple[bytes, bytes, bytes, bytes]) -> None:
         try:
@@ -283,6 +278,7 @@ class NatsTransport:
         while not self._closing:  # asyncio.wait_for, in nats-py, may swallow a cancellation
             await self._lost.wait()
             self._down()
+            await self._move_no_more()
             log.warning("lost the connection to NATS, connecting again")
             await self._discard()
             await self._come_back()
@@ -295,7 +291,7 @@ class NatsTransport:
         say_at = loop.time() + _SAY_EVERY
         for pause in self._pauses():
             try:
-                return await self._round()
+                return await self._established(*await self._round(leaving=self._used))
             except BusmicroError as failure:
                 if loop.time() >= say_at:
                     say_at += _SAY_EVERY
@@ -306,26 +302,113 @@ class NatsTransport:
         return None
 
     async def _discard(self) -> None:
-        """End a nats-py client; what it has to say about that is of no interest."""
+        """End the connection there is."""
         client, path, self._client, self._path = self._client, self._path, None, None
         if isinstance(path, PlainPath):
             await path.stop()
-        if client is None:
+        if client is not None:
+            await end(client, path)
+
+    # --- moving ---------------------------------------------------------------------------------
+
+    def _leave_server(self) -> None:
+        """Move to another server soon, because this one says that it leaves."""
+        if self._closing or (self._mover is not None and not self._mover.done()):
             return
+        self._mover = self._tasks.spawn(self._move(), name="busmicro moves")
+
+    async def _move(self) -> None:
+        """Move as soon as another server takes us; if none does, the loss of this one comes."""
+        leaving = self.server_url
+        log.info("%s leaves, moving to another server", leaving)
+        await asyncio.sleep(random.uniform(0.0, _MOVE_WITHIN))  # noqa: S311 - spreads load
+        old, of_old = self._path, self._client
+        if of_old is None or not isinstance(old, FastPath):
+            self.lose()
+            return
+        for pause in self._pauses():
+            try:
+                client, path = await self._round(leaving=leaving)
+            except BusmicroError as failure:
+                log.debug("no other server yet: %s", failure)
+            else:
+                await self._move_to((client, path), (of_old, old))
+                return
+            await asyncio.sleep(pause)
+
+    async def _move_to(
+        self, new: tuple[Client, FastPath | None], old: tuple[Client, FastPath]
+    ) -> None:
+        """Hand everything over to a new connection, and end the one that is of no more use."""
+        of_no_use: tuple[Client, FastPath | None] = new
+        client, path = new
         try:
-            async with asyncio.timeout(_CLOSE_TIMEOUT):
-                await client.close()
-        except Exception as error:
-            log.debug("nats-py did not close in order: %s", error)
-        if isinstance(path, FastPath):
-            path.abort()
+            if path is not None and self._path is old[1]:
+                handover = Handover(old[1], path, self._subscriptions)
+                await self._hand_over(handover)
+                self._switch(client, handover)
+                of_no_use = old
+                await asyncio.sleep(_LISTEN_TO_BOTH)
+        except (Disconnected, TimeoutError) as failure:
+            log.info("could not move to another server: %s", failure)
+            if not self._through.is_set():  # the old one is not listened to any more
+                self.lose()
+        finally:
+            self._mover = None  # from here on it must not be cancelled by a loss
+            self._stay()
+            await end(*of_no_use)
+
+    async def _hand_over(self, handover: Handover) -> None:
+        """Listen on both connections, then empty the old one while messages wait here."""
+        self._handover = handover
+        handover.begin(self._leaving)
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await handover.new.ping()
+        await asyncio.sleep(_LISTEN_TO_BOTH)
+        self._through.clear()
+        self.publish = self._hold
+        handover.leave_old()
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await handover.old.ping()
+        if handover.new.lost:
+            raise Disconnected("the new connection dropped", not_run=True)
+
+    def _switch(self, client: Client, handover: Handover) -> None:
+        """Use the new connection alone."""
+        self._client, self._path = client, handover.new
+        self._forget_left()
+        handover.end()
+        self._send_by(handover.new, client)
+        self._through.set()
+        log.info("moved to %s", self.server_url)
+
+    def _stay(self) -> None:
+        """Go on with one connection: the new one, or the old one if the move was not completed."""
+        handover, self._handover = self._handover, None
+        if handover is not None:
+            if handover.is_over:
+                handover.settle()
+            else:
+                handover.give_up()
+        if not self._through.is_set():
+            self._through.set()
+            if self.connected and self._client is not None and self._path is not None:
+                self._send_by(self._path, self._client)
+
+    async def _move_no_more(self) -> None:
+        """Give up a move that is under way."""
+        mover, self._mover = self._mover, None
+        if mover is not None and not mover.done():
+            mover.cancel()
+            await asyncio.wait({mover})
 
     async def close(self) -> None:
         """Send what waits and end the connection; nothing is delivered any more."""
         self._closing = True
         if self._path is not None and self.connected:
+            await self._move_no_more()
             try:
-                await self.barrier(timeout=_CLOSE_TIMEOUT)
+                await self.barrier(timeout=CLOSE_TIMEOUT)
             except BusmicroError as failure:
                 log.debug("what waited may not have left: %s", failure)
         await self._tasks.cancel()
@@ -387,7 +470,9 @@ class NatsTransport:
         """Listen to a subject; see `Transport.subscribe`."""
         subscription = Subscription(b"b%d" % next(sids), subject, queue, on_message)
         self._subscriptions[subscription.sid] = subscription
-        if isinstance(self._path, FastPath):
+        if self._handover is not None:
+            self._handover.subscribe(subscription)
+        elif isinstance(self._path, FastPath):
             self._path.write(sub_command(subscription))
         elif self._path is not None:
             self._path.subscribe(subscription)
@@ -395,25 +480,35 @@ class NatsTransport:
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Stop listening; see `Transport.unsubscribe`."""
-        if isinstance(self._path, FastPath):
-            self._path.write(b"UNSUB %b\r\n" % subscription.sid)
+        command = b"UNSUB %b\r\n" % subscription.sid
+        if self._handover is not None:
+            self._handover.write(command)
+        elif isinstance(self._path, FastPath):
+            self._path.write(command)
         elif self._path is not None:
             self._path.unsubscribe(subscription)
         self._leaving.add(subscription.sid)  # messages on their way must still find the entry
 
     async def barrier(self, *, timeout: float = 5.0) -> None:
         """Return when the server has dealt with everything sent before."""
-        if self._path is None or not self.connected:
-            raise Disconnected("the connection to NATS is down", not_run=True)
         leaving = tuple(self._leaving)
         try:
             async with asyncio.timeout(timeout):
-                await self._path.ping()
+                await self._through.wait()
+                for pong in self._pings():
+                    await pong
         except TimeoutError as late:
             raise DeadlineExceeded(f"NATS did not answer a ping within {timeout} s") from late
         for sid in leaving:
             self._subscriptions.pop(sid, None)
             self._leaving.discard(sid)
+
+    def _pings(self) -> list[asyncio.Future[None]]:
+        if self._path is None or not self.connected:
+            raise Disconnected("the connection to NATS is down", not_run=True)
+        if self._handover is not None:
+            return self._handover.pings()
+        return [self._path.ping()]
 
     def listen(self, listener: Listener) -> None:
         """Tell this listener of what happens to the connection."""
@@ -437,19 +532,6 @@ class NatsTransport:
         for subscription in self._subscriptions.values():
             if subscription.subject.casefold() == subject.casefold():
                 subscription.denied = True
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.tls_ca)
-        if settings.tls_cert:
-            context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except OSError as unusable:  # ssl.SSLError is one; it does not say which file
-        raise SetupError(
-            "BUSMICRO_TLS_CA, BUSMICRO_TLS_CERT and BUSMICRO_TLS_KEY must name PEM files that "
-            f"can be read and belong together ({unusable})"
-        ) from unusable
-    return context
 
 
 def require_allowed(*subscriptions: Subscription) -> None:

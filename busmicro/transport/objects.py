@@ -212,10 +212,14 @@ class Objects:
                     yield context
                 finally:
                     self._scopes.discard(scope)
+        except asyncio.CancelledError as failure:
+            mine = asyncio.current_task()
+            if client.is_closed and mine is not None and not mine.cancelling():
+                raise _dropped() from failure  # nats-py cancels what waits on a client it closes
+            raise
         except (nats.errors.Error, TimeoutError) as failure:
             if self._transport.client is not client:
-                text = "the connection to NATS dropped meanwhile"
-                raise Disconnected(text, not_run=False) from failure
+                raise _dropped() from failure
             raise _explained(failure, self.bucket) from failure
         finally:
             await context.leave()
@@ -234,6 +238,10 @@ class Objects:
 
     def on_publish_denied(self, subject: str) -> None:
         """Nothing to do: the answer does not come, and that is noticed."""
+
+
+def _dropped() -> Disconnected:
+    return Disconnected("the connection to NATS dropped meanwhile", not_run=False)
 
 
 class _Context(JetStreamContext):

@@ -68,7 +68,9 @@ class Key:
         return Key(bytes(seed), nkeys.from_seed(bytearray(seed)).public_key.decode())
 
 
-def jwt(issuer: Key, subject: str, kind: str, **claims: object) -> str:
+def jwt(
+    issuer: Key, subject: str, kind: str, *, expires: int | None = None, **claims: object
+) -> str:
     """Write what `nsc` writes, as far as a server reads it."""
 
     def encoded(part: object) -> str:
@@ -81,6 +83,8 @@ def jwt(issuer: Key, subject: str, kind: str, **claims: object) -> str:
         "sub": subject,
         "nats": {**claims, "type": kind, "version": 2},
     }
+    if expires is not None:
+        body["exp"] = expires
     digest = hashlib.sha256(json.dumps(body).encode()).digest()
     body["jti"] = base64.b32encode(digest).decode().rstrip("=")
     text = f"{encoded({'typ': 'JWT', 'alg': 'ed25519-nkey'})}.{encoded(body)}"

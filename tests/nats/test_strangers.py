@@ -8,8 +8,9 @@ import nats
 import pytest
 from pydantic import BaseModel
 
-from busmicro import Client, FailedPrecondition, Service, Stream, Topic
+from busmicro import Client, FailedPrecondition, NotFound, Service, Stream, Topic
 from busmicro.pubsub import DeadLetters
+from busmicro.rpc.monitor import Stats
 from tests.nats.calls.greeter import greeter
 
 
@@ -63,3 +64,21 @@ async def test_forged_dead_letter_is_not_replayed_to_the_server(server):
         assert [letter.number for letter in await letters.list()] == [stored.seq]
         assert (await raw.jetstream().stream_info("ORDERS")).config.name == "ORDERS"
     await raw.close()
+
+
+async def test_error_with_half_a_character_leaves_the_figures_readable(server):
+    """A text that cannot be sent comes into the figures of a node with `?` where it is broken."""
+    service = Service("shop", url=server.url)
+
+    @service.rpc
+    async def find() -> None:
+        raise NotFound("no \ud800")
+
+    async with service, Client(server.url) as client:
+        with pytest.raises(NotFound):
+            await client.call("shop", "find")
+        stats = await client.call("shop", "Debug.Stats", returns=Stats)
+
+    assert [each.last_error for each in stats.endpoints if each.name == "find"] == [
+        "not_found: no ?"
+    ]

@@ -72,8 +72,10 @@ class Subscriptions:
         )
         consumer = Consumer(plan, self._declarations, self._bus.subjects)
         batch = options.batch if subscriber.takes_list else 1
-        least = 2 * options.concurrency * batch
-        intake = Intake(self._bus, consumer, reader, least=least, most=max(options.waiting, batch))
+        most = max(options.waiting, batch)
+        # Who takes over needs room for all that another held, or it could not sort that.
+        least = most if plan.one_at_a_time else 2 * options.concurrency * batch
+        intake = Intake(self._bus, consumer, reader, least=least, most=most)
         return StreamListener(subscriber, chain, self._bus, reader, intake, self._letters)
 
     @property

@@ -8,6 +8,7 @@ How it flows::
            ── 100 heartbeat ──►              somebody is there
            ── nothing for two heartbeats ──► those requests are lost; ask again
            ── 503, consumer deleted ──►      on_gone: whoever owns the consumer finds out why
+    pinned, each heartbeat ── MSG.NEXT for nothing ──► server, which goes on pinning us
 
 Its owner says how many events it has room for, and calls `refill` when some have left.  More are
 asked for when less than half of the room is on its way, so that one request carries many events.
@@ -119,12 +120,9 @@ class Pull:
     def _ask(self, batch: int) -> None:
         if self._subscription is None or not self._transport.connected:
             return
-        group = f',"group":"{self._pinned}"' if self._pinned else ""
-        if self._pin:
-            group += f',"id":"{self._pin}"'
         request = (
             f'{{"batch":{batch},"expires":{_EXPIRES * 1e9:.0f},'
-            f'"idle_heartbeat":{_HEARTBEAT * 1e9:.0f}{group}}}'
+            f'"idle_heartbeat":{_HEARTBEAT * 1e9:.0f}{self._who()}}}'
         )
         try:
             self._transport.publish(self._subject, request.encode(), self._inbox.encode())
@@ -133,6 +131,11 @@ class Pull:
             self._try_later()
             return
         self.outstanding += batch
+
+    def _who(self) -> str:
+        """Say in a request for which priority group we ask, and that we are pinned if we are."""
+        group = f',"group":"{self._pinned}"' if self._pinned else ""
+        return f'{group},"id":"{self._pin}"' if self._pin else group
 
     # --- what comes -----------------------------------------------------------------------------
 
@@ -153,7 +156,7 @@ class Pull:
 
     def _on_status(self, status: int, header: bytes) -> None:
         """Deal with the end of a request."""
-        said = header[13:].partition(b"\r\n")[0].decode("utf-8", "replace")
+        said = header.partition(b"\r\n")[0][13:].decode("utf-8", "replace")
         if status == 503 or (status == 409 and "deleted" in said.lower()):
             self.outstanding = 0
             self._try_later()
@@ -174,6 +177,19 @@ class Pull:
 
     # --- what does not come ---------------------------------------------------------------------
 
+    def _renew_pin(self) -> None:
+        """Say that we are there: only requests tell the server, and slow handlers make none.
+
+        No event fits this request, and its answer goes where nobody listens.
+        """
+        if not self._pin or self._subscription is None or not self._transport.connected:
+            return
+        request = f'{{"batch":1,"max_bytes":1,"no_wait":true{self._who()}}}'
+        try:
+            self._transport.publish(self._subject, request.encode(), f"{self._inbox}.pin".encode())
+        except BusmicroError as refused:
+            log.debug("%s: the pin could not be renewed: %s", self._name, refused)
+
     def _check(self) -> None:
         """Notice that nobody has been heard for two heartbeats."""
         self._missed = 0 if self._heard or not self.outstanding else self._missed + 1
@@ -181,6 +197,7 @@ class Pull:
         if self._missed >= 2:
             log.info("%s: no heartbeat, asking again", self._name)
             self._missed = self.outstanding = 0
+        self._renew_pin()
         self.refill()
         self._later(_HEARTBEAT, self._check)
 

@@ -81,8 +81,10 @@ class Consumer:
         """Its priority group, known after `ensure`."""
         self.floor = 0
         """Up to which number all nodes have settled everything, when last seen."""
-        self.stream_made = ""
-        """When its stream was made; another moment means another stream."""
+        self.streams = 0
+        """How many streams of that name there have been: numbers mean other events in each."""
+        self._stream_made = ""
+        self._begin_again = False
         self._filter = f"{subjects.prefix}{plan.topic.pattern}"
         self._declared = stream
         self._declarations = declarations
@@ -104,9 +106,9 @@ class Consumer:
         self._declarations.forget(self._declared)
         await self._declarations.ensure(self.plan.topic)
         made = self._declarations.made(self._declared)
-        if self.stream_made not in {"", made}:
-            self.floor, resume_at = 0, 1  # another stream of that name: all of it is new
-        self.stream_made = made
+        if self._stream_made not in {"", made}:
+            self._other_stream()
+        self._stream_made = made
         level = await self._declarations.level()
         self.pinned = PINNED if self.plan.one_at_a_time and level >= TTL_LEVEL else ""
         if self.plan.one_at_a_time and not self.pinned:
@@ -117,9 +119,24 @@ class Consumer:
             )
         found = await self._find()
         if found is None:
-            return await self._create(resume_at)
+            return await self._create(self._from(resume_at))
         await self._update(found["config"])
+        self._begin_again = False
         return False
+
+    def _other_stream(self) -> None:
+        """Forget how far it was, until it is there again: all events of another stream are new."""
+        self.streams += 1
+        self.floor = 0
+        self._begin_again = True
+
+    def _from(self, resume_at: int | None) -> int | None:
+        """Return where it goes on: where it was, or at the first if the stream ends before that."""
+        end = self._declarations.end(self._declared)
+        if not self._begin_again and resume_at is not None and resume_at > end + 1:
+            self._tell_of_loss(end, resume_at - 1)
+            self._other_stream()
+        return 1 if self._begin_again else resume_at
 
     async def look(self) -> None:
         """See how far all nodes together have come.
@@ -130,6 +147,35 @@ class Consumer:
         found = await self._find()
         if found is not None:
             self.floor = int(found["ack_floor"]["stream_seq"])
+
+    async def see_end(self, seen: int) -> None:
+        """Say so if the stream ends before an event that was here; those that come now are others.
+
+        Args:
+            seen: The number of the event.
+
+        Raises:
+            CallError: As `JetStream.api`.
+        """
+        info = await self._declarations.find(self.stream)
+        if info is None or str(info.get("created", "")) != self._stream_made:
+            return  # `ensure` deals with another stream
+        if (info.get("cluster") or {}).get("replicas"):
+            return  # a new leader may be behind for a moment
+        end = int(info["state"]["last_seq"])
+        if end < seen:
+            self._tell_of_loss(end, seen)
+            self.streams += 1
+            self.floor = 0
+
+    def _tell_of_loss(self, end: int, seen: int) -> None:
+        log.error(
+            "stream %s ends at event %d, and consumer %s had event %d: its server has lost events",
+            self.stream,
+            end,
+            self.name,
+            seen,
+        )
 
     async def delete(self) -> None:
         """Delete the consumer; not an error if it is not there."""
@@ -154,10 +200,15 @@ class Consumer:
     async def _create(self, resume_at: int | None) -> bool:
         config = {**self._settings(), **self._position(resume_at)}
         try:
-            await self._send(config, "create")
+            made = await self._send(config, "create")
+            if _is_leftover(made):
+                log.warning("consumer %s is made of what a power cut left, once more", self.name)
+                await self.delete()
+                await self._send(config, "create")
         except CallError as failure:
             number = err_code(failure)
             if number in _EXISTS:  # another node was faster
+                self._begin_again = False
                 return False
             if number in _WORK_QUEUE_TAKEN:
                 raise StreamConflict(
@@ -166,6 +217,7 @@ class Consumer:
                     "use its group, or a stream that is no work queue",
                 ) from failure
             raise
+        self._begin_again = False
         return True
 
     async def _update(self, found: Mapping[str, Any]) -> None:
@@ -196,8 +248,8 @@ class Consumer:
             await self._send({**found, **changes}, "update")
             log.info("consumer %s: changed %s", self.name, ", ".join(sorted(changes)))
 
-    async def _send(self, config: Mapping[str, Any], action: str) -> None:
-        await self._api(
+    async def _send(self, config: Mapping[str, Any], action: str) -> dict[str, Any]:
+        return await self._api(
             f"CONSUMER.CREATE.{self.stream}.{self.name}.{self._filter}",
             {"stream_name": self.stream, "config": config, "action": action},
         )
@@ -235,3 +287,14 @@ class Consumer:
             when = start.astimezone(UTC).isoformat().replace("+00:00", "Z")
             return {"deliver_policy": "by_start_time", "opt_start_time": when}
         return {"deliver_policy": "new"}
+
+
+def _is_leftover(made: Mapping[str, Any]) -> bool:
+    """Tell whether a new consumer believes that it has delivered events before it was made.
+
+    nats-server takes over the state in a directory of that name whose settings were lost, as a
+    power cut may leave it, and would skip as many events as that state counts. Another node may
+    have made the consumer an instant ago: then the server knows when it delivered last.
+    """
+    delivered = made.get("delivered") or {}
+    return bool(delivered.get("consumer_seq")) and not delivered.get("last_active")

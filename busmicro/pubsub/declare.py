@@ -83,6 +83,7 @@ class Declarations:
         self._subjects = subjects
         self._seen: dict[str, set[str]] = {}
         self._made: dict[str, str] = {}
+        self._ends: dict[str, int] = {}
         self._known_level = False
 
     async def level(self) -> int:
@@ -100,6 +101,10 @@ class Declarations:
     def made(self, stream: Stream) -> str:
         """Return when a stream was made; another moment means another stream."""
         return self._made.get(stream.name, "")
+
+    def end(self, stream: Stream) -> int:
+        """Return the number of the last event that a stream had when it was looked at."""
+        return self._ends.get(stream.name, 0)
 
     def forget(self, stream: Stream | None = None) -> None:
         """Look again: after a lost connection a stream in memory may be gone."""
@@ -144,7 +149,7 @@ class Declarations:
         if not stream.managed:
             if info is None:
                 raise StreamMissing(name)
-            self._made[stream.name] = str(info.get("created", ""))
+            self._note(stream, info)
             return
         subjects = self._wanted_subjects(stream, patterns, level)
         if info is None:
@@ -156,11 +161,15 @@ class Declarations:
                     raise
                 info = await self.find(name)  # somebody was faster
             else:
-                self._made[stream.name] = str(made.get("created", ""))
+                self._note(stream, made)
                 log.info("made stream %s: %s", name, _bounds(stream))
         if info is not None:
-            self._made[stream.name] = str(info.get("created", ""))
+            self._note(stream, info)
             await self._update(stream, name, info["config"], subjects, level)
+
+    def _note(self, stream: Stream, info: Mapping[str, Any]) -> None:
+        self._made[stream.name] = str(info.get("created", ""))
+        self._ends[stream.name] = int((info.get("state") or {}).get("last_seq", 0))
 
     async def _look(self, stream: Stream, name: str) -> dict[str, Any] | None:
         """Look a stream up; None if it is not there and may be made now."""

@@ -94,10 +94,12 @@ class Intake:
         self._touch_later()
         if self.consumer.plan.group:
             self._tasks.spawn(self._look_now_and_then(), name=f"look at {self.consumer.name}")
+        self._bus.transport.listen(self)
         return self._pull.start()
 
     def stop_pulling(self) -> None:
         """Ask for no more; what is on its way still comes until a barrier has passed."""
+        self._bus.transport.unlisten(self)
         if self._pull is not None:
             self._pull.stop()
 
@@ -168,17 +170,21 @@ class Intake:
     async def _repair(self, reason: str) -> None:
         """Make the consumer again if it is not there, and go on where it was."""
         consumer = self.consumer
-        stream = consumer.stream_made
+        streams = consumer.streams
         try:
             if await consumer.ensure(resume_at=self._position()):
                 log.warning("consumer %s was gone (%s), made again", consumer.name, reason)
-            if consumer.stream_made != stream:
-                self._held.clear()  # their numbers mean other events now
-                self._latest = None
         except BusmicroError as failure:
             self._complain(failure)
         finally:
             self._repairing = False
+            self._compare(streams)
+
+    def _compare(self, streams: int) -> None:
+        """Let go of what is here if it came from another stream: its numbers mean other events."""
+        if self.consumer.streams != streams:
+            self._held.clear()
+            self._latest = None
 
     def _complain(self, failure: BusmicroError) -> None:
         lasting = isinstance(failure, NoJetStream | StreamMissing)
@@ -186,6 +192,27 @@ class Intake:
             return
         self._said = self._loop.time()
         log.warning("no events for %s at the moment: %s", self.consumer.name, failure)
+
+    # --- Listener -------------------------------------------------------------------------------
+
+    def on_connected(self) -> None:
+        """See whether the server still has what it had: it may have lost power."""
+        if self._latest is not None:
+            self._tasks.spawn(self._see_end(_sequence(self._latest)), name="see the stream's end")
+
+    async def _see_end(self, seen: int) -> None:
+        streams = self.consumer.streams
+        try:
+            await self.consumer.see_end(seen)
+        except BusmicroError as failure:
+            log.debug("consumer %s: %s", self.consumer.name, failure)
+        self._compare(streams)
+
+    def on_disconnected(self) -> None:
+        """Wait: what is here stays here."""
+
+    def on_publish_denied(self, subject: str) -> None:
+        """Leave it to the pull, which asked."""
 
     def _position(self) -> int | None:
         """Return the number of the first event that may not have been handled."""

@@ -116,6 +116,7 @@ class Pipeline(Generic[T]):
         self._tally = _Tally()
         self._moved = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._spent = 0.0
 
     async def run(
         self, events: Iterable[T] | AsyncIterable[T], id_of: Callable[[T], str] | None
@@ -126,7 +127,9 @@ class Pipeline(Generic[T]):
         transport.listen(self)
         tasks = Tasks()
         try:
+            began = self._loop.time()
             await self._prepare(subscription)
+            self._spent = self._loop.time() - began  # of the time of those that waited for it
             tasks.spawn(self._look_after(), name="publish_many")
             await self._send_all(events, id_of)
             while self._sent:
@@ -177,6 +180,7 @@ class Pipeline(Generic[T]):
             index += 1
 
     async def _room(self) -> None:
+        self._spent = 0.0
         while len(self._sent) >= self._in_flight and not self._tally.failures:
             await self._move()
         if not self._bus.transport.writable:
@@ -198,7 +202,8 @@ class Pipeline(Generic[T]):
             self._tally.failures[index] = wrong
             return
         now = self._loop.time()
-        sent = _Sent(index, event_id, payload, block, now + self._timeout, now + _AGAIN_AFTER)
+        deadline = now + max(0.0, self._timeout - self._spent)
+        sent = _Sent(index, event_id, payload, block, deadline, now + _AGAIN_AFTER)
         token = b"%x" % next(self._tokens)
         self._sent[token] = sent
         self._send(token, sent)

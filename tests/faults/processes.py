@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
@@ -59,6 +60,47 @@ class Programs:
             )
         self.running[name] = process
         return process
+
+    def said(self, name: str) -> str:
+        """Return what a program has printed."""
+        out = self.logs / f"{name}.out"
+        return out.read_text("utf-8", "replace") if out.exists() else ""
+
+    async def serve(self, *names: str, within: float = 30.0) -> None:
+        """Return when each of these programs, started before, serves as a node."""
+        await self.until(
+            lambda: all(" serves as node " in self.said(name) for name in names), within=within
+        )
+
+    async def until(self, condition: Callable[[], bool], *, within: float = 30.0) -> None:
+        """Wait for something to become true.
+
+        Raises:
+            AssertionError: It did not in time, or a program ended badly; the text says where the
+                logs are.
+        """
+        try:
+            async with asyncio.timeout(within):
+                while not condition():
+                    words = self.last_words()
+                    assert not words, f"{words}\nlogs: {self.logs}"
+                    await asyncio.sleep(_LOOK_EVERY)
+        except TimeoutError:
+            raise AssertionError(f"not within {within} s; logs: {self.logs}") from None
+
+    def kill(self, name: str) -> None:
+        """End a program as a crash would, and forget it."""
+        process = self.running.pop(name)
+        process.kill()
+        process.wait()
+
+    def freeze(self, name: str) -> None:
+        """Let a program hang (SIGSTOP), until `thaw`."""
+        self.running[name].send_signal(signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        """Let it go on (SIGCONT)."""
+        self.running[name].send_signal(signal.SIGCONT)
 
     def keep_running(self, name: str, script: str, *args: str, **env: str) -> None:
         """Start a program, and start it again whenever it dies of itself."""

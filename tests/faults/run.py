@@ -1,6 +1,6 @@
 """The fault suite as one command: every scenario, and one table of figures beside their targets.
 
-    python -m tests.faults.run [--short] [--seed 17] [--only "killed or frozen"] [--markdown FILE]
+    python -m tests.faults.run [--short] [--seed 17] [--only "killed or frozen"] [--write]
 
 The long form runs one scenario at a time, so that none spoils the figures of another; the short
 form, for CI, runs two at a time with less of everything.  What strikes when depends on the seed
@@ -22,6 +22,8 @@ from pathlib import Path
 from tests.faults.report import Row, markdown, read_rows, table
 
 ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "faults.md"
+MARK, END_MARK = "<!-- figures -->", "<!-- end of figures -->"
 SEEDS = 10_000
 """Worlds that the simulator of streams goes through in the long form."""
 
@@ -46,13 +48,21 @@ def simulate_streams(env: dict[str, str]) -> tuple[int, Row]:
     return code, Row("S31 lost, late, double and reordered frames", took, broken, "0", not code)
 
 
+def write_down(lines: list[str]) -> None:
+    """Put lines between the marks in the document."""
+    before, _mark, rest = DOCUMENT.read_text("utf-8").partition(MARK)
+    after = rest[rest.index(END_MARK) :]
+    text = "\n".join([f"{before}{MARK}", "", *lines, "", after])
+    DOCUMENT.write_text(text, encoding="utf-8")
+
+
 def main() -> int:
     """Run the suite, print its table, and return 0 if every promise was kept."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="three minutes instead of thirty")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--only", default="", help="tests whose names match, as pytest -k")
-    parser.add_argument("--markdown", type=Path, help="where the table goes too")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/faults.md")
     given = parser.parse_args()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -71,14 +81,14 @@ def main() -> int:
         code, row = simulate_streams(env)
         codes.append(code)
         rows.append(row)
-    print("\n".join(["", *table(rows), ""]))
-    print(
+    summary = (
         f"{len(rows)} figures, {sum(row.met is False for row in rows)} missed, "
         f"{time.perf_counter() - began:.0f} s, seed {given.seed}, Python "
         f"{platform.python_version()}, {os.cpu_count()} cores"
     )
-    if given.markdown:
-        given.markdown.write_text("\n".join(markdown(rows)) + "\n", encoding="utf-8")
+    print("\n".join(["", *table(rows), "", summary]))
+    if given.write:
+        write_down([summary + ".", "", *markdown(rows)])
     return max(codes)
 
 

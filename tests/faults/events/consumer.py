@@ -5,7 +5,8 @@ Usage: consumer.py LOG NAME
 Environment: FAULTS_EFFECTS (the database; without it there are no effects), FAULTS_ACK_WAIT,
 FAULTS_MAX_DELIVER, FAULTS_DIE_AFTER and FAULTS_DIE_BEFORE (numbers of orders: after which commit,
 before which commit to die, once each), FAULTS_POISON (the id of an order that always kills),
-FAULTS_SLOW (seconds that a handler takes).
+FAULTS_SLOW (seconds that a handler takes), FAULTS_LINGER (seconds that an order stays here before
+its effect, and again after it, without the right to write).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tests.faults.log import Log, now
 log = Log(sys.argv[1])
 logs = Path(sys.argv[1]).parent
 slow = float(os.environ.get("FAULTS_SLOW", "0"))
+linger = float(os.environ.get("FAULTS_LINGER", "0"))
 poison = os.environ.get("FAULTS_POISON")
 effects = os.environ.get("FAULTS_EFFECTS")
 store = SqliteStore(effects) if effects else None
@@ -63,7 +65,16 @@ async def die_after_commit(call: Call, call_next: Handler) -> object:
     return reply
 
 
-wrappers = [record, die_after_commit, *([once(store)] if store else [])]
+async def stay(call: Call, call_next: Handler) -> object:
+    """Keep an order in hand before and after its effect."""
+    await asyncio.sleep(linger)
+    reply = await call_next(call)
+    await asyncio.sleep(linger)
+    return reply
+
+
+lingering = [stay] if linger else []
+wrappers = [record, die_after_commit, *lingering, *([once(store)] if store else [])]
 service = Service("billing", id=sys.argv[2], handler_wrappers=wrappers)
 
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sqlite3
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SHOWN = 5
+from tests.faults.history import Operations, complain, logged, only_broken, repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class History:
 
     def read_publisher(self, log: Path) -> None:
         """Add what a publisher has logged."""
-        for words in _lines(log):
+        for words in logged(log):
             if words[0] == "sent":
                 self.sent.append(words[1])
             elif words[0] == "acked":
@@ -76,7 +74,7 @@ class History:
 
     def read_consumer(self, log: Path) -> None:
         """Add what a consumer has logged."""
-        for words in _lines(log):
+        for words in logged(log):
             if words[0] == "delivered":
                 self.delivered.append(Delivered(words[1], int(words[2]), float(words[3]), log.stem))
             elif words[0] == "handled":
@@ -99,22 +97,30 @@ class History:
         times = sorted(ack.at for ack in self.acked)
         return max((late - early for early, late in itertools.pairwise(times)), default=0)
 
+    def operations(self) -> Operations:
+        """Return it as what was asked for, and what was seen of it in the stream."""
+        stored = [event.id for event in self.stored]
+        return Operations(
+            invoked=list(dict.fromkeys(self.sent)),  # whoever starts over sends all again
+            ok=list(dict.fromkeys(ack.id for ack in self.acked)),
+            begun=stored,
+            done=stored,
+        )
+
     def lost(self) -> list[str]:
         """Acknowledged, but not in the stream, or not where the acknowledgement says."""
-        stored = {event.id for event in self.stored}
         at = {event.sequence: event.id for event in self.stored}
-        return [
-            ack.id
-            for ack in self.acked
-            if ack.id not in stored or (ack.sequence and at.get(ack.sequence) != ack.id)
+        elsewhere = [
+            ack.id for ack in self.acked if ack.sequence and at.get(ack.sequence) != ack.id
         ]
+        return list(dict.fromkeys([*self.operations().lost(), *elsewhere]))
 
     def stored_twice(self) -> list[str]:
         """In the stream more than once, by their own id or by what the server goes by."""
-        twice = _repeated(event.id for event in self.stored)
+        twice = self.operations().done_twice()
         return twice + [
             msg_id
-            for msg_id in _repeated(event.msg_id for event in self.stored)
+            for msg_id in repeated(event.msg_id for event in self.stored)
             if not any(msg_id.endswith(id_) for id_ in twice)
         ]
 
@@ -125,28 +131,25 @@ class History:
 
     def made_up(self) -> list[str]:
         """In the stream though nobody sent them, or handled though they are not in the stream."""
-        sent, stored = set(self.sent), {event.id for event in self.stored}
-        return [event.id for event in self.stored if event.id not in sent] + [
-            id_ for id_ in self.handled if id_ not in stored
-        ]
+        stored = {event.id for event in self.stored}
+        return self.operations().made_up() + [id_ for id_ in self.handled if id_ not in stored]
 
     def effects_not_once(self) -> list[str]:
         """Stored events whose effect is missing or there twice, and effects of nothing."""
         if self.effects is None:
             return []
         stored = {event.id for event in self.stored}
-        return _repeated(self.effects) + sorted(stored ^ set(self.effects))
+        return repeated(self.effects) + sorted(stored ^ set(self.effects))
 
     def never_acknowledged(self) -> list[str]:
         """Sent, but given up."""
-        acked = {ack.id for ack in self.acked}
-        return [id_ for id_ in self.sent if id_ not in acked]
+        return self.operations().open()
 
     def faults(self) -> dict[str, list[str]]:
         """Return every broken promise and the events that it was broken for; empty for none."""
         if not self.acked or not self.stored:
             return {"nothing happened": [f"{len(self.acked)} acked, {len(self.stored)} stored"]}
-        found = {
+        rules = {
             "acknowledged and lost": self.lost(),
             "stored twice": self.stored_twice(),
             "never handled": self.unhandled(),
@@ -154,7 +157,7 @@ class History:
             "effect not once": self.effects_not_once(),
             "given up by their publisher": self.never_acknowledged(),
         }
-        return {fault: events for fault, events in found.items() if events}
+        return only_broken(rules)
 
     def must_be_clean(self, *, where: Path, seed: int) -> None:
         """Fail, saying what was broken, where the logs are and how to have the same run again.
@@ -162,20 +165,4 @@ class History:
         Raises:
             AssertionError: Some promise was broken.
         """
-        faults = self.faults()
-        if faults:
-            lines = [
-                f"{fault}: {len(events)}, like {events[:SHOWN]}" for fault, events in faults.items()
-            ]
-            raise AssertionError("\n".join([*lines, f"logs: {where}", f"seed: {seed}"]))
-
-
-def _lines(log: Path) -> Iterable[list[str]]:
-    """Return the words of each whole line; the last one may be cut off by a SIGKILL."""
-    for line in log.read_text("utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield line.split()
-
-
-def _repeated(ids: Iterable[str]) -> list[str]:
-    return [id_ for id_, count in Counter(ids).items() if count > 1]
+        complain(self.faults(), where=where, seed=seed)

@@ -2,24 +2,30 @@
 
 Usage: publisher.py LOG NAME one|many PER_SECOND COUNT (0 for no limit)
 
-What fails is published again with the same id, as a publisher should, until it is acknowledged.
+What fails is published again with the same id, as a publisher should, until it is acknowledged;
+the log has the error and how long it took to come.
+
+Environment: FAULTS_TIMEOUT (seconds that each event is tried; 15 if it is not there).
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import signal
 import sys
 from collections.abc import Iterator
 
 from busmicro import CallError, Client, Service
+from busmicro.pubsub.publisher import DEFAULT_TIMEOUT
 from tests.faults.events.orders import ORDERS, Order
 from tests.faults.log import Log, now
 
 AT_ONCE = 20
 CHUNK = 100
 GIVE_UP_AFTER = 90.0
+TIMEOUT = float(os.environ.get("FAULTS_TIMEOUT", DEFAULT_TIMEOUT))
 
 
 class Publisher:
@@ -51,11 +57,11 @@ class Publisher:
 
     async def _until_stored(self, service: Service, order: Order) -> None:
         give_up = now() + GIVE_UP_AFTER
-        while now() < give_up:
+        while (began := now()) < give_up:
             try:
-                stored = await service.publish(ORDERS, order, id=order.id)
+                stored = await service.publish(ORDERS, order, id=order.id, timeout=TIMEOUT)
             except CallError as failure:
-                self._log.write("failed", order.id, type(failure).__name__, f"# {failure}")
+                self._failed(order, failure, began)
                 await asyncio.sleep(0.2)
             else:
                 assert stored is not None
@@ -77,15 +83,21 @@ class Publisher:
 
     async def _are_stored(self, client: Client, chunk: list[Order]) -> bool:
         """Publish a chunk, or publish it again with the same ids."""
+        began = now()
         try:
-            await client.publish_many(ORDERS, chunk, id=lambda order: order.id)
+            await client.publish_many(ORDERS, chunk, id=lambda order: order.id, timeout=TIMEOUT)
         except CallError as failure:
-            self._log.write("failed", chunk[0].id, type(failure).__name__, f"# {failure}")
+            self._failed(chunk[0], failure, began)
             await asyncio.sleep(0.2)
             return False
         at = now()
         self._log.write_all([f"acked {order.id} 0 {at}" for order in chunk])
         return True
+
+    def _failed(self, order: Order, failure: CallError, began: float) -> None:
+        took = f"{now() - began:.3f}"
+        words = (type(failure).__name__, failure.code.value, took, f"# {failure}")
+        self._log.write("failed", order.id, *words)
 
     def _orders(self) -> Iterator[Order]:
         for number in self._numbers:

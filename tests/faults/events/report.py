@@ -6,19 +6,35 @@ from tests.faults.events.history import History
 from tests.faults.report import Report
 
 
-def add_history(report: Report, scenario: str, history: History, *, gap: float = 0.0) -> None:
-    """Add the figures of a whole history; `gap` is what its longest gap may be, seconds."""
-    published = len(set(history.sent))
-    for figure, measured, target in (
-        ("published", published, ""),
-        ("acknowledged", len({ack.id for ack in history.acked}), str(published)),
-        ("stored", len(history.stored), str(published)),
-        ("acknowledged and lost", len(history.lost()), "0"),
-        ("stored twice", len(history.stored_twice()), "0"),
-        ("never handled", len(history.unhandled()), "0"),
-        ("effects missing or twice", len(history.effects_not_once()), "0"),
-        ("delivered again", history.redelivered, ""),
-        ("errors at publishers", len(history.failed), "0"),
-        ("longest time without an ack, s", history.gap, f"≤ {gap:g}" if gap else ""),
-    ):
-        report.add(scenario, figure, measured, target)
+def add_history(
+    report: Report,
+    scenario: str,
+    history: History,
+    *,
+    gap: float = 0.0,
+    least: int = 0,
+    errors: str = "0",
+) -> None:
+    """Add the figures of a whole history.
+
+    Args:
+        report: Where to.
+        scenario: Its number and its name.
+        history: What happened.
+        gap: What its longest gap may be, seconds; 0 for any.
+        least: How many events there have to be; 0 for any.
+        errors: How many errors publishers may have got; empty for any.
+    """
+    published = f"{len(set(history.sent)):,}"
+    report.add(scenario, "published", len(set(history.sent)), f"≥ {least:,}" if least else "")
+    report.add(scenario, "acknowledged", len({ack.id for ack in history.acked}), published)
+    report.add(scenario, "stored", len(history.stored), published)
+    report.add(scenario, "acknowledged and lost", len(history.lost()), "0")
+    report.add(scenario, "stored twice", len(history.stored_twice()), "0")
+    report.add(scenario, "never handled", len(history.unhandled()), "0")
+    if history.effects is not None:
+        report.add(scenario, "effects missing or twice", len(history.effects_not_once()), "0")
+    report.add(scenario, "delivered again", history.redelivered)
+    report.add(scenario, "errors at publishers", len(history.failed), errors)
+    longest = f"≤ {gap:g}" if gap else ""
+    report.add(scenario, "longest time without an ack, s", history.gap, longest)

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from tests.faults.events.history import History
 from tests.faults.events.observer import Observer
 from tests.faults.events.orders import CONSUMER, STREAM
+from tests.faults.events.refusals import read_refusals
 from tests.faults.events.stored import left_to_do, read_stream
 from tests.faults.processes import Programs
 
@@ -32,6 +34,7 @@ class Run:
         self._env = {"BUSMICRO_NATS_URL": url, "BUSMICRO_PING_INTERVAL": "1", **env}
         self._publishers: list[str] = []
         self._consumers: list[str] = []
+        self._counted: dict[str, tuple[int, int]] = {}
         self.database = programs.logs / "effects.db"
         with contextlib.closing(sqlite3.connect(self.database)) as database:
             database.execute("CREATE TABLE effects (id TEXT)")
@@ -82,7 +85,7 @@ class Run:
         else:
             codes = await self.programs.wait(*self._publishers, within=within)
         self._must_be_zero(codes)
-        await self.until(self._caught_up, within=within)
+        await self.until(self.caught_up, within=within)
         self._must_be_zero(await self.programs.end(*self._consumers, within=30.0))
         return await self.read()
 
@@ -90,9 +93,9 @@ class Run:
         """Read all logs, the whole stream and all effects."""
         history = History()
         for name in self._publishers:
-            history.read_publisher(self.programs.logs / f"{name}.log")
+            history.read_publisher(self.log_of(name))
         for name in self._consumers:
-            history.read_consumer(self.programs.logs / f"{name}.log")
+            history.read_consumer(self.log_of(name))
         history.stored = await read_stream(self.observer, STREAM)
         if self._env["FAULTS_EFFECTS"]:
             history.read_effects(self.database)
@@ -119,12 +122,38 @@ class Run:
         except TimeoutError:
             raise AssertionError(f"not within {within} s; logs: {self.programs.logs}") from None
 
-    async def _caught_up(self) -> bool:
+    async def time_until(
+        self, condition: Callable[[], bool | Awaitable[bool]], *, within: float = 30.0
+    ) -> float:
+        """Wait for something to become true; return how long it took."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await self.until(condition, within=within)
+        return loop.time() - began
+
+    async def caught_up(self) -> bool:
+        """Tell whether everything in the stream has been handled."""
         return await left_to_do(self.observer, STREAM, CONSUMER) == 0
 
+    def refused(self, name: str) -> int:
+        """Count the errors that a publisher has got."""
+        return len(read_refusals(self.log_of(name)))
+
+    def log_of(self, name: str) -> Path:
+        """Return where a program leaves its log."""
+        return self.programs.logs / f"{name}.log"
+
     def _acks(self, name: str) -> int:
-        log = self.programs.logs / f"{name}.log"
-        return log.read_bytes().count(b"acked ") if log.exists() else 0
+        """Count a publisher's acknowledgements, reading what its log has more than last time."""
+        log = self.log_of(name)
+        if not log.exists():
+            return 0
+        count, at = self._counted.get(name, (0, 0))
+        with log.open("rb") as opened:
+            opened.seek(at)
+            whole, end, _begun = opened.read().rpartition(b"\n")
+        self._counted[name] = (count + whole.count(b"acked "), at + len(whole) + len(end))
+        return self._counted[name][0]
 
     def _serving(self, names: list[str]) -> int:
         """Count the starts of these programs, as they log them."""

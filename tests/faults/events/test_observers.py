@@ -1,8 +1,7 @@
-"""What the fault tests see with is right: the reader of streams, the proxy, the keeper."""
+"""What the fault tests see with is right: the reader of streams, the keeper."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 
@@ -12,7 +11,6 @@ from busmicro import NatsServer
 from tests.faults.events.observer import observing
 from tests.faults.events.stored import ask, raw_events, read_stream
 from tests.faults.processes import Programs
-from tests.faults.proxy import Proxy
 
 
 async def test_stream_is_read_whole_and_in_order(server: NatsServer):
@@ -47,35 +45,6 @@ async def test_observer_takes_the_server_that_answers():
             dead.kill()
             assert "api" in await ask(observer, "INFO")
         frozen.resume()
-
-
-async def test_proxy_cuts_and_freezes(server: NatsServer):
-    """The proxy does what it says: frozen means silent, and a cut is a reset."""
-    async with Proxy(server.port) as proxy, asyncio.timeout(10):
-        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-        assert (await reader.readline()).startswith(b"INFO ")
-        writer.write(b"CONNECT {}\r\nPING\r\n")
-        assert await _line_after(reader, b"PONG")
-        assert proxy.connections == 1
-
-        proxy.freeze()
-        writer.write(b"PING\r\n")
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await reader.readline()
-        proxy.thaw()
-        assert await _line_after(reader, b"PONG")
-
-        proxy.cut()
-        with pytest.raises(ConnectionResetError):
-            await reader.readline()
-        writer.transport.abort()
-
-
-async def _line_after(reader: asyncio.StreamReader, wanted: bytes) -> bool:
-    while (line := await reader.readline()).startswith((b"+OK", b"PING", b"INFO")):
-        pass  # what the server says of its own accord
-    return line.startswith(wanted)
 
 
 async def test_dead_programs_are_started_again(programs: Programs, until):

@@ -62,7 +62,7 @@ async def test_cut_connections_lose_nothing(
     run = CutRun(server, programs, seed, count, cuts)
     outcomes = await run.finish(side, BUSMICRO_STREAM_GRACE=str(GRACE))
 
-    scenario = f"{count:,} each way, {side}'s connection cut {run.done} times"
+    scenario = f"S30 {count:,} each way, {side}'s connection cut {run.done} times"
     report_exchange(report, scenario, outcomes, count, stall=LONGEST_STALL)
     report.add(scenario, "repairs asked for", run.repairs)
     must_be_whole(outcomes, count)
@@ -78,7 +78,7 @@ async def test_cuts_are_never_silent(
     run = CutRun(server, programs, seed, count, cuts)
     outcome = (await run.finish("either"))[0]
 
-    scenario = f"{count:,} each way, {run.done} cuts, usual grace"
+    scenario = f"S30 {count:,} each way, {run.done} cuts, usual grace"
     report.add(scenario, "error", outcome.error or "none", "none, but none is silent")
     report.add(scenario, "longest stall, s", outcome.stall, f"≤ {LONGEST_STALL:g}")
     assert outcome.wrong == ""
@@ -148,7 +148,7 @@ async def test_server_killed_or_frozen_loses_nothing(
             server.resume()
     outcomes = await exchange.finish(within=120.0)
 
-    scenario = f"{count:,} each way, server killed {kills} times, frozen {frozen} s"
+    scenario = f"S30 {count:,} each way, server killed {kills} times, frozen {frozen} s"
     report_exchange(report, scenario, outcomes, count, stall=frozen + LONGEST_RESTART)
     must_be_whole(outcomes, count)
     assert done == kills + 1
@@ -173,7 +173,7 @@ async def test_many_streams_survive_cuts(
                 done += 1
         outcomes = await exchange.finish(within=120.0)
 
-    scenario = f"{streams} streams at once, {count} each way, {cuts} cuts"
+    scenario = f"S30 {streams} streams at once, {count} each way, {cuts} cuts"
     report_exchange(report, scenario, outcomes, count)
     must_be_whole(outcomes, count, streams=streams)
     assert done == cuts
@@ -204,7 +204,9 @@ async def test_error_comes_after_its_messages_through_cuts(
             assert (reader.received, reader.wrong) == (10, "")
             await until(cut.is_over)  # else the next request could be lost on its way
 
-    report.add(f"{rounds} handlers raise amid cuts", "all messages, then the error", rounds, "all")
+    report.add(
+        f"S30 {rounds} handlers raise amid cuts", "all messages, then the error", rounds, "all"
+    )
 
 
 class Cut:

@@ -76,7 +76,7 @@ async def test_slow_caller_slows_the_node(
         assert watch is not None
         growth = watch.growth_bytes()
 
-    must_be_flat(report, f"caller takes {count:,}, 1 ms each", reader, watch, growth)
+    must_be_flat(report, f"S26 caller takes {count:,}, 1 ms each", reader, watch, growth)
     assert reader.received == count
 
 
@@ -98,7 +98,7 @@ async def test_slow_node_slows_the_caller(
         caller.kill()
         await until(lambda: chat.open == 0)
 
-    must_be_flat(report, f"node takes {count:,}, 1 ms each", reader, watch, growth)
+    must_be_flat(report, f"S26 node takes {count:,}, 1 ms each", reader, watch, growth)
 
 
 def must_be_flat(
@@ -213,7 +213,7 @@ async def test_dropped_streams_leave_nothing(
         left = await count_subscriptions(server) - subscriptions
         standing = await chat.standing()
 
-    scenario = f"{streams:,} streams dropped in {len(WAYS)} ways"
+    scenario = f"S32 {streams:,} streams dropped in {len(WAYS)} ways"
     report.add(scenario, "subscriptions left", left, "0")
     report.add(scenario, "handlers entered and left", standing.ended)
     report_memory(report, scenario, growth)

@@ -1,0 +1,114 @@
+"""Nodes that are killed or replaced while they are called: what callers notice of it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from busmicro import Client, DeadlineExceeded, NatsServer
+from busmicro.wrappers import Retry
+from tests.faults.calls.load import Load, p99
+from tests.faults.calls.nodes import logs, start_nodes
+from tests.faults.log import now
+from tests.faults.processes import Programs
+from tests.faults.report import Report
+
+RATE = 500
+ATTEMPT = 0.25
+"""Seconds that an attempt gets where it is tried again."""
+
+
+async def test_killed_node_fails_no_call_that_may_run_twice(
+    server: NatsServer, programs: Programs, report: Report, seed: int, full: bool
+):
+    """SIGKILL of one of three nodes at 500 calls/s: idempotent calls, tried again, all succeed."""
+    calls = 3000 if full else 1000
+    await start_nodes(programs, server.url, "n0", "n1", "n2")
+    wrappers = [Retry(3, attempt_timeout=ATTEMPT)]
+    async with (
+        Client(server.url, timeout=2.0, wrappers=wrappers) as client,
+        Load(client.with_options(idempotent=True), RATE) as load,
+    ):
+        await load.made(random.Random(seed).randrange(calls // 4, calls // 2))
+        programs.kill("n0")
+        await load.made(calls - load.calls)
+
+    history = load.read(*logs(programs, "n0", "n1", "n2"))
+    history.twice_allowed = True
+    slowest = max(call.took for call in load.ended)
+    scenario = f"S1 a node of three killed at {RATE} calls/s, tried again"
+    report.add(scenario, f"failed, of {len(load.ended):,}", len(load.failures), "0")
+    report.add(scenario, "the slowest call, s", slowest, f"≤ {ATTEMPT + 0.05:g}")
+    report.add(scenario, "begun twice", len(history.done_twice()))
+    history.must_be_clean(where=programs.logs, seed=seed)
+    assert load.failures == []
+    assert slowest <= ATTEMPT + 0.25  # a pause before the attempt, and what else runs here
+    assert {call.node for call in load.ended[-300:]} == {"n1", "n2"}
+
+
+async def test_killed_node_fails_only_what_it_was_working_on(
+    server: NatsServer, programs: Programs, report: Report, seed: int, full: bool
+):
+    """SIGKILL without retries: only calls in flight on that node can fail, by their deadline."""
+    calls = 3000 if full else 1000
+    await start_nodes(programs, server.url, "n0", "n1", "n2")
+    async with (
+        Client(server.url, timeout=1.0, wrappers=[Retry(1)]) as client,
+        Load(client, RATE) as load,
+    ):
+        await load.made(random.Random(seed).randrange(calls // 4, calls // 2))
+        killed_at = now()
+        programs.kill("n0")
+        await load.made(calls - load.calls)
+
+    history = load.read(*logs(programs, "n0", "n1", "n2"))
+    left_undone = len(set(history.begun) - set(history.done))
+    late = [call for call in load.failures if call.began > killed_at + 0.05]
+    scenario = f"S2 a node of three killed at {RATE} calls/s, not tried again"
+    at_most = max(1, round(0.002 * 3000))
+    report.add(scenario, f"failed, of {len(load.ended):,}", len(load.failures), f"≤ {at_most}")
+    report.add(scenario, "of them made after the kill", len(late), "0")
+    report.add(scenario, "begun by the node and left undone", left_undone)
+    history.must_be_clean(where=programs.logs, seed=seed)
+    assert late == []
+    assert all(isinstance(call.failure, DeadlineExceeded) for call in load.failures)
+    assert len(load.failures) <= 15  # 5 ms of work: about one is in flight on each node
+    assert {call.node for call in load.ended[-300:] if not call.failure} == {"n1", "n2"}
+
+
+@pytest.mark.timeout(90)
+async def test_rolling_restart_under_load_fails_no_call(
+    server: NatsServer, programs: Programs, report: Report, seed: int, full: bool
+):
+    """Three nodes are replaced one by one by SIGTERM at 500 calls/s: 0 of >= 3,000 fail."""
+    old, new = ("n0", "n1", "n2"), ("m0", "m1", "m2")
+    leaving_calls = []
+    await start_nodes(programs, server.url, *old)
+    async with Client(server.url) as client, Load(client, RATE) as load:
+        await load.made(1500 if full else 750)
+        quiet = list(load.ended)
+        for leaving, coming in zip(old, new, strict=True):
+            await start_nodes(programs, server.url, coming)
+            before = len(load.ended)
+            assert await programs.end(leaving) == {leaving: 0}
+            await load.made(random.Random(seed).randrange(50, 400 if full else 100))
+            leaving_calls += load.ended[before:]
+        meanwhile = load.ended[len(quiet) :]
+        await load.made(max(0, 3000 - load.calls))
+
+    history = load.read(*logs(programs, *old, *new))
+    scenario = f"S3 three nodes replaced one by one at {RATE} calls/s"
+    times = p99(meanwhile) / p99(quiet)
+    report.add(scenario, f"failed, of {len(load.ended):,}", len(load.failures), "0")
+    report.add(scenario, "p99 before, ms", p99(quiet) * 1e3)
+    report.add(scenario, "p99 meanwhile, ms", p99(meanwhile) * 1e3)
+    report.add(
+        scenario, "p99 while one leaves, times before", p99(leaving_calls) / p99(quiet), "≤ 2"
+    )
+    why = "a node that starts takes 0.6 s of one of the cores that callers and nodes work on"
+    report.add(scenario, "p99 meanwhile, times before", times, "≤ 2", why=why)
+    history.must_be_clean(where=programs.logs, seed=seed)
+    assert load.calls >= 3000
+    assert load.failures == []
+    assert {call.node for call in load.ended} == {*old, *new}

@@ -1,0 +1,136 @@
+"""Leaders that die or freeze, and a cluster without a majority, lose no event."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from busmicro import NatsCluster
+from tests.faults.events.cluster import a_follower, flip_a_bit, leader, let_lead, ports, whole_again
+from tests.faults.events.losses import without
+from tests.faults.events.observer import observing
+from tests.faults.events.refusals import longest_wait, read_refusals
+from tests.faults.events.report import add_history
+from tests.faults.events.run import Run
+from tests.faults.processes import Programs
+from tests.faults.report import Report
+
+EVENTS = 300_000
+LONGEST_ELECTION = 10.0
+"""Seconds without an ack: an election among three servers takes 4 to 9."""
+SLACK = 0.5
+"""Seconds by which an error may come after the deadline of what was published."""
+RECOVERED = 15.0
+"""Seconds from the return of the majority to the next acknowledgement."""
+
+
+@pytest.mark.timeout(420)
+async def test_leaders_killed_and_frozen_lose_nothing(
+    programs: Programs, report: Report, seed: int, full: bool
+):
+    """The leader of a stream with three replicas is killed, or frozen: 0 lost, no error."""
+    faults = ["kill", "pause"] * 3 if full else [random.Random(seed).choice(["kill", "pause"])]
+    async with NatsCluster(3) as cluster, observing(*ports(cluster)) as observer:
+        run = Run(programs, cluster.url, observer, FAULTS_REPLICAS="3", FAULTS_EFFECTS="")
+        await run.start_consumers(2)
+        await run.start_publishers(one=400, many=5000 if full else 400)
+        for fault in faults:
+            leading = await leader(cluster, observer)
+            getattr(leading, fault)()
+            await run.acknowledged(200)
+            if fault == "kill":
+                await leading.restart()
+            else:
+                leading.resume()
+            await whole_again(cluster, observer)
+            await run.acknowledged(1000 if full else 100)
+        await run.acknowledged_in_all(EVENTS if full else 0)
+
+        history = await run.finish(within=180.0)
+
+    name = f"S34 leader killed {faults.count('kill')} times, frozen {faults.count('pause')} times"
+    add_history(report, name, history, gap=LONGEST_ELECTION, least=EVENTS if full else 0)
+    history.must_be_clean(where=programs.logs, seed=seed)
+    assert history.gap <= LONGEST_ELECTION
+    assert history.failed == [], f"a publisher saw an error; logs: {programs.logs}"
+
+
+@pytest.mark.timeout(180)
+async def test_events_published_without_a_majority_fail_in_time_and_are_stored_afterwards(
+    programs: Programs, report: Report, seed: int, full: bool
+):
+    """Two of three servers hang: publishing fails at its deadline, and goes on when they are back.
+
+    Which one is left is up to the seed; publishers find it by themselves.
+    """
+    timeout, silence = (4.0, 20.0) if full else (2.0, 4.0)
+    async with NatsCluster(3) as cluster, observing(*ports(cluster)) as observer:
+        run = Run(
+            programs,
+            cluster.url,
+            observer,
+            FAULTS_REPLICAS="3",
+            FAULTS_EFFECTS="",
+            FAULTS_TIMEOUT=str(timeout),
+        )
+        await run.start_consumers(2)
+        await run.start_publishers(one=400, many=1200 if full else 400)
+        hanging = random.Random(seed).sample(cluster.servers, 2)
+        for server in hanging:
+            server.pause()
+        await asyncio.sleep(silence)
+        for server in hanging:
+            server.resume()
+        back = await run.acknowledged(1)
+        await whole_again(cluster, observer)
+        await run.acknowledged(1000 if full else 100)
+
+        history = await run.finish()
+
+    refusals = [refused for name in ("p0", "p1") for refused in read_refusals(run.log_of(name))]
+    scenario = f"S44 no majority for {silence:g} s"
+    add_history(report, scenario, history, errors="")
+    report.add(scenario, "codes of the errors", ", ".join(sorted({r.code for r in refusals})))
+    over = max(0.0, longest_wait(refusals) - timeout)
+    report.add(scenario, "errors after their deadline by up to, s", over, f"≤ {SLACK:g}")
+    report.add(scenario, "stored again after the majority is back, s", back, f"≤ {RECOVERED:g}")
+    history.must_be_clean(where=programs.logs, seed=seed)
+    assert refusals, "publishing has to fail where no majority can store"
+    assert {refused.code for refused in refusals} <= {"unknown", "unavailable"}
+    assert over <= SLACK
+    assert back <= RECOVERED
+
+
+@pytest.mark.timeout(180)
+async def test_a_bit_flipped_in_one_replica_is_no_silent_loss(
+    tmp_path: Path, programs: Programs, report: Report, seed: int, full: bool
+):
+    """A bit is wrong in one replica, which then leads: what is lost is named, the rest goes on."""
+    async with (
+        NatsCluster(3, store=tmp_path / "stores") as cluster,
+        observing(*ports(cluster)) as observer,
+    ):
+        run = Run(programs, cluster.url, observer, FAULTS_REPLICAS="3", FAULTS_EFFECTS="")
+        await run.start_consumers(2)
+        await run.start_publishers(one=400, many=1200 if full else 400)
+        await run.acknowledged_in_all(10_000 if full else 1000)
+        follower = await a_follower(cluster, observer)
+        follower.kill()
+        flip_a_bit(follower, random.Random(seed))
+        await follower.restart()
+        await whole_again(cluster, observer)
+        await let_lead(follower, cluster, observer)
+        await run.acknowledged(200)
+
+        history = await run.finish()
+
+    lost = set(history.lost())
+    scenario = "S45 a bit flipped in a replica, which then leads"
+    report.add(scenario, "published", len(set(history.sent)), "≥ 10,000" if full else "")
+    report.add(scenario, "acknowledged and lost by the server, named", len(lost))
+    report.add(scenario, "faults of all other events", len(without(history, lost).faults()), "0")
+    report.add(scenario, "errors at publishers", len(history.failed), "0")
+    without(history, lost).must_be_clean(where=programs.logs, seed=seed)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt faults faults-short fuzz bench clean
+.PHONY: help setup demo test check fmt faults faults-short fuzz bench profile mutations coverage clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,19 @@ faults: setup ## processes, servers and connections killed, frozen and cut, ever
 faults-short: setup ## the same with less of everything (three minutes)
 	$(BIN)/python -m tests.faults.run --short $(if $(SEED),--seed $(SEED))
 
+mutations: setup ## bugs of one line put into copies of the package: does a test find each? (5 minutes)
+	$(BIN)/python -m tests.mutations.run $(if $(ONLY),--only "$(ONLY)")
+
+# What every exchange passes through.
+CORE := busmicro/call.py,busmicro/session.py,busmicro/errors.py,busmicro/headers.py
+
+coverage: setup ## which lines and branches the tests run, file by file; the core has to be whole
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest --hypothesis-profile=ci -n auto --dist loadfile --no-loadscope-reorder --ignore tests/faults
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+	$(BIN)/python -m coverage report --include=$(CORE) --fail-under=100
+
 fuzz: .venv-fuzz/.ready ## bytes from outside, guided by coverage, a minute for each of the targets
 	.venv-fuzz/bin/python fuzz/run.py
 
@@ -45,11 +58,11 @@ fuzz: .venv-fuzz/.ready ## bytes from outside, guided by coverage, a minute for 
 	PIP_CONSTRAINT=constraints.txt .venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check -e ".[server,msgpack,fuzz]"
 	@touch $@
 
-bench: .venv-bench/.ready ## calls, events, streams, start-up and memory beside nats-py, FastStream and grpc.aio
-	.venv-bench/bin/python benchmarks/rpc.py
-	.venv-bench/bin/python benchmarks/events.py
-	.venv-bench/bin/python benchmarks/wrappers.py
-	.venv-bench/bin/python benchmarks/streams.py
+bench: .venv-bench/.ready ## calls, events, streams, start-up, memory, growth, beside their rivals and targets (15 minutes)
+	.venv-bench/bin/python -m benchmarks.run
+
+profile: .venv-bench/.ready ## the functions that take the time of a call, at the client and at the service
+	.venv-bench/bin/python -m benchmarks.hotspots
 
 # What a user installs, plus the rivals: optional parts such as WebSocket support cost start-up time.
 .venv-bench/.ready: pyproject.toml constraints.txt

@@ -2,20 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Bug:
-    """A line of the package, and what a tired author might have written."""
-
-    name: str
-    file: str
-    """Below the package."""
-    line: str
-    """Without its indentation; occurs exactly once."""
-    instead: str
-
+from tests.mutations.bug import Bug
 
 BUGS = (
     Bug(

@@ -34,6 +34,7 @@ async def test_task_that_fails_is_logged_by_name(caplog: pytest.LogCaptureFixtur
 
     assert "the one that fails" in caplog.text
     assert "nothing there" in caplog.text
+    assert [record.name for record in caplog.records] == ["busmicro.tasks"]
 
 
 async def test_waiting_tells_how_many_still_run():

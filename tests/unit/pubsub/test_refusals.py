@@ -1,0 +1,117 @@
+"""What a publisher makes of the word of JetStream, and of its silence, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+
+import pytest
+from pydantic import BaseModel
+
+from busmicro import Client, Stream, Topic
+from busmicro.errors import NotAllPublished, PublishUnknown
+from tests.unit.transport.leaping import leaping
+
+
+class Order(BaseModel):
+    n: int
+
+
+WINDOW = 5.0
+STREAM = Stream("ORDERS", subjects=["orders.>"], managed=False, dedup_window=WINDOW)
+PAID = Topic("orders.paid", Order, stream=STREAM)
+INFO = {"config": {"name": "ORDERS", "subjects": ["orders.>"]}, "created": "2026-01-01T00:00:00Z"}
+TOO_MANY = {"error": {"code": 429, "err_code": 10167, "description": "too many requests"}}
+IN_PROCESS = {"error": {"code": 409, "err_code": 10158, "description": "duplicate in process"}}
+Said = dict[str, object] | None
+"""An answer; None for silence."""
+
+
+def stored(number: int) -> Said:
+    return {"stream": "ORDERS", "seq": number}
+
+
+def with_server(
+    answers: list[Said], use: Callable[[Client], Coroutine[object, object, None]]
+) -> int:
+    """Use a client on a bus where a server answers so, one event after another; count those."""
+    came = 0
+
+    async def run() -> None:
+        async with Client("memory://jet") as server, Client("memory://jet") as client:
+            wire = server.bus.transport
+
+            def on_api(subject: bytes, reply: bytes, _header: bytes, _payload: bytes) -> None:
+                said = {"api": {"level": 4}} if subject.endswith(b"API.INFO") else INFO
+                wire.publish(reply, json.dumps(said).encode())
+
+            def on_event(_subject: bytes, reply: bytes, _header: bytes, _payload: bytes) -> None:
+                nonlocal came
+                said = answers[min(came, len(answers) - 1)]
+                came += 1
+                if said is not None:
+                    wire.publish(reply, json.dumps(said, separators=(",", ":")).encode())
+
+            wire.subscribe("$JS.API.>", on_api)
+            wire.subscribe("orders.paid", on_event)
+            await wire.barrier()
+            await use(client)
+
+    leaping(run())
+    return came
+
+
+@pytest.mark.parametrize("refusal", [TOO_MANY, IN_PROCESS], ids=["too many", "in process"])
+def test_event_is_sent_again_when_the_server_has_too_much_to_do(refusal: Said):
+    """A refusal that will pass costs its publisher a moment, not the event."""
+
+    async def publish(client: Client) -> None:
+        assert (await client.publish(PAID, Order(n=1))).sequence == 7
+
+    assert with_server([refusal, stored(7)], publish) == 2
+
+
+def test_one_silence_is_enough_for_nobody_to_know():
+    """That the last attempt was refused says nothing of the one that was never answered."""
+
+    async def publish(client: Client) -> None:
+        with pytest.raises(PublishUnknown) as unknown:
+            await client.publish(PAID, Order(n=1), id="17", timeout=4.0)
+        assert unknown.value.id == "17"
+        assert not unknown.value.not_run
+
+    assert with_server([None, TOO_MANY], publish) > 2
+
+
+def test_event_is_not_sent_again_when_its_id_is_forgotten():
+    """After the time for which the stream recognises it, another attempt could store it twice."""
+
+    async def publish(client: Client) -> None:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(PublishUnknown):
+            await client.publish(PAID, Order(n=1), timeout=3600.0)
+        assert asyncio.get_running_loop().time() - began <= WINDOW
+
+    with_server([None], publish)
+
+
+def test_many_tell_the_highest_number_whatever_the_order_of_the_answers():
+    """Whoever reads on from the last number misses none of them."""
+
+    async def publish(client: Client) -> None:
+        many = await client.publish_many(PAID, [Order(n=1), Order(n=2)])
+        assert (many.count, many.last_sequence) == (2, 9)
+
+    with_server([stored(9), stored(8)], publish)
+
+
+def test_many_do_not_say_of_what_was_sent_that_it_was_not():
+    """Events that nobody has acknowledged may be stored, and the failure says so."""
+
+    async def publish(client: Client) -> None:
+        with pytest.raises(NotAllPublished) as failed:
+            await client.publish_many(PAID, [Order(n=1)], timeout=3.0)
+        assert isinstance(failed.value.failures[0], PublishUnknown)
+
+    with_server([None], publish)

@@ -35,10 +35,10 @@ class Slot:
 
     __slots__ = ("future", "is_set", "subject", "token")
 
-    def __init__(self, subject: bytes, token: bytes) -> None:
+    def __init__(self, subject: bytes, token: bytes, future: asyncio.Future[Reply]) -> None:
         self.subject = subject
         self.token = token
-        self.future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.future = future
         self.is_set = False
 
     def fail(self, error: BusmicroError) -> None:
@@ -66,6 +66,9 @@ class Replies:
         self._tokens = itertools.count()
         self._slots: dict[bytes, Slot] = {}
         self._many: dict[bytes, OnReply] = {}
+        self._new_future: Callable[[], asyncio.Future[Reply]] = (
+            asyncio.get_running_loop().create_future
+        )
 
     def __len__(self) -> int:
         return len(self._slots) + len(self._many)
@@ -131,7 +134,7 @@ class Replies:
             raise Disconnected("not connected to NATS", not_run=True)
         token = b"%x" % next(self._tokens)
         transport.publish(subject, payload, self._prefix + token, header)
-        slot = self._slots[token] = Slot(subject, token)
+        slot = self._slots[token] = Slot(subject, token, self._new_future())
         self._timers.set(slot, deadline)
         return slot
 

@@ -12,7 +12,8 @@ import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-_COLUMNS = ("scenario", "figure", "measured", "target", "")
+_WIDEST = 44
+"""Letters of a column; what is longer pushes the rest of its own line aside."""
 _TARGET = re.compile(r"(≤|≥|=)?\s*([\d,]+(?:\.\d+)?)")
 
 
@@ -79,14 +80,17 @@ class Report:
 
 
 def table(rows: list[Row]) -> list[str]:
-    """Lay figures out for a terminal, in the order of the scenarios' numbers."""
-    cells = [_COLUMNS, *_cells(rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(5)]
-    return [
-        f"{scenario:<{widths[0]}}  {figure:<{widths[1]}}  "
-        f"{measured:>{widths[2]}}  {target:>{widths[3]}}  {verdict}".rstrip()
-        for scenario, figure, measured, target, verdict in cells
-    ]
+    """Lay figures out for a terminal, below their scenarios, in the order of the numbers."""
+    cells = _cells(rows)
+    widths = [max((len(row[column]) for row in cells), default=0) for column in range(1, 4)]
+    widths = [min(width, _WIDEST) for width in widths]
+    lines = []
+    for scenario, figure, measured, target, verdict in cells:
+        if scenario:
+            lines += ["", scenario]
+        line = f"  {figure:<{widths[0]}}  {measured:>{widths[1]}}  {target:>{widths[2]}}  {verdict}"
+        lines.append(line.rstrip())
+    return lines
 
 
 def markdown(rows: list[Row]) -> list[str]:

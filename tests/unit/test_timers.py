@@ -49,16 +49,38 @@ async def test_ten_thousand_deadlines_fire_exactly_those_not_dropped_in_order():
 
 async def test_dropped_deadlines_do_not_fill_the_memory():
     """A service that answers a million calls in time does not remember a million deadlines."""
-    timers = Timers()
+    timers, chance = Timers(), random.Random(7)
     far = asyncio.get_running_loop().time() + 3600
     most = 0
+    waiting = [at(timers, far + chance.random()) for _ in range(100)]
 
     for _ in range(20_000):
-        timers.drop(at(timers, far))
-        most = max(most, len(timers._heap))
+        timers.drop(at(timers, far + chance.random()))
+        most = max(most, len(timers._heap) + len(timers._line))
 
+    assert len(timers) == 100
+    assert most <= 1200
+    for one in waiting:
+        timers.drop(one)
     assert len(timers) == 0
-    assert most <= 1100
+    timers.close()
+
+
+async def test_one_deadline_far_away_does_not_slow_down_all_others():
+    """Calls of five seconds stay cheap beside one of a day: they leave the memory as they end."""
+    timers = Timers()
+    now = asyncio.get_running_loop().time()
+    day = at(timers, now + 86_400)
+    most = 0
+
+    for number in range(2_000):
+        call = at(timers, now + 5 + number / 1000)
+        timers.drop(call)
+        most = max(most, len(timers._heap) + len(timers._line))
+
+    assert most <= 3
+    timers.drop(day)
+    assert len(timers) == 0
     timers.close()
 
 

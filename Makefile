@@ -31,13 +31,13 @@ fmt: setup ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only .
 
-faults: setup ## processes, servers and connections killed, frozen and cut, every figure beside its target (30 minutes; SEED=17 replays)
+faults: setup ## processes, servers and connections killed, frozen and cut, every figure beside its target (20 minutes; SEED=17 replays)
 	$(BIN)/python -m tests.faults.run $(if $(SEED),--seed $(SEED))
 
 faults-short: setup ## the same with less of everything (three minutes)
 	$(BIN)/python -m tests.faults.run --short $(if $(SEED),--seed $(SEED))
 
-mutations: setup ## bugs of one line put into copies of the package: does a test find each? (5 minutes)
+mutations: setup ## bugs of one line put into copies of the package: does a test find each? (8 minutes)
 	$(BIN)/python -m tests.mutations.run $(if $(ONLY),--only "$(ONLY)")
 
 # What every exchange passes through.
@@ -58,7 +58,7 @@ fuzz: .venv-fuzz/.ready ## bytes from outside, guided by coverage, a minute for 
 	PIP_CONSTRAINT=constraints.txt .venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check -e ".[server,msgpack,fuzz]"
 	@touch $@
 
-bench: .venv-bench/.ready ## calls, events, streams, start-up, memory, growth, beside their rivals and targets (15 minutes)
+bench: .venv-bench/.ready ## calls, events, streams, start-up, memory, growth, beside their rivals and targets (7 minutes)
 	.venv-bench/bin/python -m benchmarks.run
 
 profile: .venv-bench/.ready ## the functions that take the time of a call, at the client and at the service

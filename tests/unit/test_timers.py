@@ -52,14 +52,14 @@ async def test_dropped_deadlines_do_not_fill_the_memory():
     timers, chance = Timers(), random.Random(7)
     far = asyncio.get_running_loop().time() + 3600
     most = 0
-    waiting = [at(timers, far + chance.random()) for _ in range(100)]
+    waiting = [at(timers, far + 1) for _ in range(100)]
 
     for _ in range(20_000):
         timers.drop(at(timers, far + chance.random()))
         most = max(most, len(timers._heap) + len(timers._line))
 
     assert len(timers) == 100
-    assert most <= 1200
+    assert 1000 < most <= 1200
     for one in waiting:
         timers.drop(one)
     assert len(timers) == 0

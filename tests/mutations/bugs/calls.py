@@ -181,6 +181,27 @@ BUGS = (
         ("unit/test_timers.py",),
     ),
     Bug(
+        "keeps what was dropped until its deadline would have come",
+        "timers.py",
+        "if self._dropped > _SWEEP_AT and self._dropped * 2 > len(line) + len(self._heap):",
+        "if False:",
+        ("unit/test_timers.py",),
+    ),
+    Bug(
+        "sends all deadlines to the heap because of one that is far away",
+        "timers.py",
+        "if len(line) > _SHORT_LINE:",
+        "if line:",
+        ("unit/test_timers.py",),
+    ),
+    Bug(
+        "takes what is said behind the trace for a part of it",
+        "rpc/answering.py",
+        "header = header[:at] + header[end:]",
+        "header = header[:at]",
+        ("unit/rpc/test_answering.py",),
+    ),
+    Bug(
         "believes the first of two headers with one name",
         "headers.py",
         "at = lowered.rfind(name)  # the last one wins, as in `parse`",

@@ -136,7 +136,7 @@ async def test_a_view_is_true_again_soon_after_the_server_was_killed_and_restart
         await first.register(node("n3"), HELLO)
         assert await hear(changes, 1) == [("joined", "n3")]
 
-    assert took < 5.0
+    assert 2.0 < took < 5.0  # a moment to come back, and no more
     assert await ids(asking.kv) == ["n1", "n3"]
     found = await asking.service("greeter")
     assert found is not None

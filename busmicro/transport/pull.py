@@ -38,6 +38,9 @@ _EXPIRES: Final = 30.0
 _HEARTBEAT: Final = 2.0
 """A leader that was killed says no good-bye: after two of these, its requests are made anew."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
+_GIVE_WAY: Final = 3.0
+"""A server that restarts pins whoever asks first.  That has to be who was pinned before and holds
+events still: it is connected again within two seconds, and the others ask after that."""
 _MOST_DIGITS: Final = 20
 _PIN: Final = b"\r\nNats-Pin-Id:"
 
@@ -81,6 +84,7 @@ class Pull:
         self._room = room
         self._pinned = pinned
         self._pin = ""
+        self._asks_from = 0.0
         self._subscription: Subscription | None = None
         self._heard = False
         self._missed = 0
@@ -119,6 +123,8 @@ class Pull:
 
     def _ask(self, batch: int) -> None:
         if self._subscription is None or not self._transport.connected:
+            return
+        if self._asks_from > asyncio.get_running_loop().time():
             return
         request = (
             f'{{"batch":{batch},"expires":{_EXPIRES * 1e9:.0f},'
@@ -229,6 +235,9 @@ class Pull:
             self._subscribe()
         self.outstanding = 0
         self._pause = _FIRST_PAUSE
+        if self._pinned and not self._pin:
+            self._asks_from = asyncio.get_running_loop().time() + _GIVE_WAY
+            self._later(_GIVE_WAY + 0.01, self.refill)
         self.refill()
 
     def on_disconnected(self) -> None:

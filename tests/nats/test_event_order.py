@@ -244,3 +244,23 @@ async def test_slow_node_stays_the_one(server, until):
 
     assert meanwhile == [("first", 0)]
     assert [(name, order.n) for name, order in got] == [("first", 0), ("first", 1), ("first", 2)]
+
+
+async def test_restarted_server_leaves_the_keys_with_whoever_has_them(server, until):
+    """A nats-server that restarts forgets who worked; that node goes on before all others."""
+    got: list[tuple[str, Order]] = []
+    shut, open_ = asyncio.Event(), asyncio.Event()
+    open_.set()
+    async with Client(server.url) as client, node(server, "first", got, shut):
+        await client.publish_many(PAID, orders(2, 1))
+        await until(lambda: got)
+        async with node(server, "second", got, open_):
+            await server.restart()
+            await client.publish_many(PAID, orders(3, 1, first=2))
+            await asyncio.sleep(2.0)  # for what must not come to the second one
+            meanwhile = [name for name, _order in got]
+            shut.set()
+            await until(lambda: len({order.n for _name, order in got}) == 5, timeout=15.0)
+
+    assert meanwhile == ["first"]
+    assert list(dict.fromkeys(order.n for _name, order in got)) == [0, 1, 2, 3, 4]

@@ -145,9 +145,7 @@ class Life:
             replies_allowed=self.server.replies_allowed,
         )
         await self.bus.discovery.register(self._node, self.description())
-        kept = await self.bus.discovery.stream_subjects()
-        self._protect(kept)
-        await self._crons.clean_up(parts.crons, kept)
+        await self._crons.clean_up(parts.crons, await self._protect_streams())
         self._tasks.spawn(self._keep_protecting(), name=f"{parts.name} stream subjects")
         if parts.checks:
             self._tasks.spawn(self.standing.keep(), name=f"{parts.name} standing")
@@ -226,14 +224,18 @@ class Life:
         node = self._node.model_copy(update={"metadata": metadata})
         await self.bus.discovery.register(node, self.description())
 
-    def _protect(self, subjects: list[str]) -> None:
-        self.server.replies_allowed.protect(subjects)
+    async def _protect_streams(self) -> list[str]:
+        """Reserve what streams keep; while nobody can tell, that is what it was before."""
+        kept = await self.bus.discovery.stream_subjects()
+        if kept is not None:
+            self.server.replies_allowed.protect(kept)
+        return kept or []
 
     async def _keep_protecting(self) -> None:
         """Learn of streams that were made later; see `ReplyPolicy`."""
         while True:
             await asyncio.sleep(_LOOK_FOR_STREAMS_EVERY)
-            self._protect(await self.bus.discovery.stream_subjects())
+            await self._protect_streams()
 
     async def end(self, *, grace: float) -> None:
         """Deregister, take nothing new, finish what runs within so many seconds, disconnect."""

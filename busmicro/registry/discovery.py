@@ -201,13 +201,13 @@ class Discovery:
         """Ask nodes what they have done so far; see `SrvRegistry.stats`."""
         return await self.srv.stats(service)
 
-    async def stream_subjects(self) -> list[str]:
-        """List the subjects that streams keep; none if nobody can tell. Never fails."""
+    async def stream_subjects(self) -> list[str] | None:
+        """List the subjects that streams keep; None if nobody can tell. Never fails."""
         try:
-            return await self.kv.jetstream.stream_subjects() if await self.kv_usable() else []
+            return await self.kv.jetstream.stream_subjects() if await self.kv_usable() else None
         except BusmicroError as failure:
             log.debug("nobody tells which subjects streams keep: %s", failure)
-            return []
+            return None
 
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[AsyncIterator[Change]]:

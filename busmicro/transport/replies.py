@@ -66,9 +66,7 @@ class Replies:
         self._tokens = itertools.count()
         self._slots: dict[bytes, Slot] = {}
         self._many: dict[bytes, OnReply] = {}
-        self._new_future: Callable[[], asyncio.Future[Reply]] = (
-            asyncio.get_running_loop().create_future
-        )
+        self._new_future: Callable[[], asyncio.Future[Reply]] = _new_future
 
     def __len__(self) -> int:
         return len(self._slots) + len(self._many)
@@ -79,6 +77,7 @@ class Replies:
         Raises:
             PermissionDenied: The inbox may not be subscribed to; the text says which setting.
         """
+        self._new_future = asyncio.get_running_loop().create_future  # 0.1 µs of a call less
         self._transport.listen(self)
         subscription = self._transport.subscribe(f"{self.inbox}.*", self._on_message)
         await self._transport.barrier()
@@ -207,6 +206,10 @@ class Replies:
                 slot.fail(
                     PermissionDenied(f"NATS does not permit publishing to {asked}", not_run=True)
                 )
+
+
+def _new_future() -> asyncio.Future[Reply]:
+    return asyncio.get_running_loop().create_future()
 
 
 async def collect(

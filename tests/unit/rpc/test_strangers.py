@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from busmicro import Client, Internal, Service, Settings, Unavailable
 from busmicro.registry.srv import _Info, _read_endpoint, _records
 from busmicro.transport import MemoryTransport
+from tests.unit.transport.leaping import leaping
 
 HEARD = list[tuple[bytes, bytes]]
 OPENING = b"NATS/1.0\r\nBus-Stream: 256 100000\r\nContent-Type: application/octet-stream\r\n\r\n"
@@ -98,6 +100,26 @@ async def test_frames_of_a_stream_are_not_published_into_another(
     assert [where for where, _what in own][:2] == [b"mine.a", b"mine.d1"]
     assert stats["refused_replies"] == 1
     assert "must not publish" in caplog.text
+
+
+def test_what_streams_keep_stays_reserved_while_nobody_can_be_asked(settings: Settings) -> None:
+    """Where JetStream does not answer for a moment, no answer goes where streams were before."""
+
+    async def run() -> HEARD:
+        service, stranger = Service("chat", settings=settings), MemoryTransport(settings)
+        await stranger.connect()
+        heard = hearing(stranger, "orders.>")
+        async with service:
+            service.bus.replies_allowed.protect(["orders.*"])
+            await asyncio.sleep(200.0)
+            stranger.publish(b"rpc.chat.Debug.Health", b"", b"orders.placed")
+            stranger.publish(b"rpc.chat.Debug.Health", b"", b"orders")
+            await stranger.barrier()
+            await service.client.call("chat", "Debug.Health")
+        await stranger.close()
+        return heard
+
+    assert leaping(run()) == []
 
 
 async def test_accept_that_allows_too_much_is_refused_without_a_fault(

@@ -31,6 +31,8 @@ class Programs:
         """How often each of those that are kept running has died."""
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         """The programs by name, the dead ones too."""
+        self._printed: dict[str, int] = {}
+        """Bytes that those of the same name had printed before."""
         self._kept: set[str] = set()
         self._keepers: list[asyncio.Task[None]] = []
 
@@ -51,6 +53,7 @@ class Programs:
         given = {**os.environ, **env, "PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1"}
         given.pop("COVERAGE_PROCESS_START", None)
         with (self.logs / f"{name}.out").open("ab") as out:
+            self._printed[name] = out.tell()
             process = subprocess.Popen(
                 [sys.executable, str(self._folder / script), str(self.logs / f"{name}.log"), *args],
                 env=given,
@@ -65,6 +68,11 @@ class Programs:
         """Return what a program has printed."""
         out = self.logs / f"{name}.out"
         return out.read_text("utf-8", "replace") if out.exists() else ""
+
+    def serves(self, name: str) -> bool:
+        """Tell whether a program has said, since it was last started, that it serves as a node."""
+        out = (self.logs / f"{name}.out").read_bytes()
+        return b" serves as node " in out[self._printed[name] :]
 
     async def serve(self, *names: str, within: float = 30.0) -> None:
         """Return when each of these programs, started before, serves as a node."""

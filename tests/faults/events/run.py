@@ -86,6 +86,7 @@ class Run:
             codes = await self.programs.wait(*self._publishers, within=within)
         self._must_be_zero(codes)
         await self.until(self.caught_up, within=within)
+        await self.until(lambda: all(map(self.programs.serves, self._consumers)))  # also new ones
         self._must_be_zero(await self.programs.end(*self._consumers, within=30.0))
         return await self.read()
 

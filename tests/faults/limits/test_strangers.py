@@ -22,7 +22,8 @@ CONFIG = """
 jetstream: enabled
 authorization { users: [
   { user: node, password: pw, permissions: {
-      publish: { allow: ["_INBOX.>", "$JS.API.>", "$KV.>", "$SRV.>"] } } }
+      publish: { allow: ["_INBOX.>", "$JS.API.>", "$KV.>", "$SRV.>"],
+                 deny: ["$JS.API.STREAM.DELETE.ORDERS", "$KV.some.key"] } } }
   { user: stranger, password: pw }
 ] }
 """
@@ -79,7 +80,7 @@ async def test_node_survives_a_stranger_and_publishes_only_to_inboxes(
     crashes = [
         record.getMessage() for record in caplog.records if "reply headers of" not in record.msg
     ]
-    how = f"{STRANGER}, {count:,} of them"
+    how = f"{STRANGER}, {count:,} of them, strict_replies"
     outside = sum("does not permit" in text for text in crashes)
     report.add(how, "crashes and lost connections", len(crashes) - outside + lost, "0")
     report.add(how, "publishes outside _INBOX.", outside, "0")

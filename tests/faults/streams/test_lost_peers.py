@@ -204,7 +204,8 @@ async def test_dead_caller_with_many_streams_is_noticed_while_the_node_sends(
         assert len(chat.ended) == streams
 
     scenario = f"S28 caller of {streams} streams killed, node sends"
-    report.add(scenario, "all handlers closed after, s", took, "≤ 1")
+    why = f"all {streams} handlers end in one process, with other work on the machine"
+    report.add(scenario, "all handlers closed after, s", took, f"≤ {WHILE_SENDING}", why=why)
     assert took <= 1.0
 
 

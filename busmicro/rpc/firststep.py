@@ -44,6 +44,8 @@ class FirstSteps:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._context = copy_context()
+        """Where each begins: not that of a caller, who may be in this process."""
         self._waiting: deque[Beginning] = deque()
         self._called = False
         """Is there a task that goes through the queue, or will there be one in the next turn?"""
@@ -56,7 +58,7 @@ class FirstSteps:
 
     def _call(self) -> None:
         self._called = True
-        self._loop.create_task(self._work())
+        self._loop.create_task(self._work(), context=self._context)
 
     async def _work(self) -> None:
         task, waiting = cast("asyncio.Task[None]", asyncio.current_task()), self._waiting

@@ -118,10 +118,10 @@ class Remote(Route):
         """Send the request once and return the reply; the innermost of every chain."""
         deadline = call.deadline or time.monotonic() + self.timeout
         payload = self.encode(call.message)
+        if not self._transport.writable:
+            await self._room(deadline)
         block = self._block(call, deadline)
         try:
-            if not self._transport.writable:
-                await self._transport.drained()
             slot = self._replies.send(self._subject, payload, block, deadline)
             try:
                 header, body = await slot.future
@@ -144,6 +144,15 @@ class Remote(Route):
             raise not_expected(wrong) from wrong
 
     send.leaves_call_alone = True  # type: ignore[attr-defined]
+
+    async def _room(self, deadline: float) -> None:
+        """Return when the server keeps up with what is sent."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._transport.drained()
+        except TimeoutError as late:
+            told = "the server did not keep up, the request was not sent"
+            raise DeadlineExceeded(told, not_run=True) from late
 
     def _again(self, call: Call, payload: bytes, deadline: float) -> Awaitable[Reply]:
         block = self._block(call, deadline)

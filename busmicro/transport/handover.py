@@ -62,6 +62,8 @@ class Handover:
         self._brought: Counter[int] = Counter()
         self._held: list[_Held] = []
         self._counts = _Counts.BOTH
+        self._left_old = False
+        """Is nothing listened to any more on the old connection?"""
         self.is_over = False
         """Is the old connection of no more use?"""
 
@@ -75,22 +77,31 @@ class Handover:
         self.new.write(b"".join(map(sub_command, wanted)))
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Listen to one more subject on both."""
+        """Listen to one more subject, on both as long as the old one has not been left."""
         self._take(subscription)
         self.write(sub_command(subscription))
 
     def write(self, command: bytes) -> None:
-        """Tell both servers, as long as both matter."""
-        if not self.is_over:
+        """Tell both servers, the old one until it has been left."""
+        if not self._left_old:
             self.old.write(command)
         self.new.write(command)
 
-    def pings(self) -> list[asyncio.Future[None]]:
-        """Ask both servers whether they have dealt with everything, as long as both matter."""
-        return [self.new.ping()] if self.is_over else [self.old.ping(), self.new.ping()]
+    async def barrier(self) -> None:
+        """Return when both servers have dealt with everything, as long as both matter.
+
+        Raises:
+            Disconnected: The connection that counts dropped; the loss of the other one is no loss.
+        """
+        paths = [self.new] if self.is_over else [self.old, self.new]
+        found = await asyncio.gather(*(path.ping() for path in paths), return_exceptions=True)
+        failure = found[-1] if self.is_over else found[0]
+        if failure is not None:
+            raise failure
 
     def leave_old(self) -> None:
         """Listen to nothing any more on the old connection; over when it has answered a ping."""
+        self._left_old = True
         self.old.write(b"".join(b"UNSUB %b\r\n" % sid for sid in self._old_ears))
 
     def end(self) -> None:

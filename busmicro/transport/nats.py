@@ -14,6 +14,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterator
+from weakref import WeakSet
 
 from nats.aio.client import Client
 
@@ -73,6 +74,8 @@ class NatsTransport:
         self._closing = False
         self._handover: Handover | None = None
         self._mover: asyncio.Task[None] | None = None
+        self._ducks: WeakSet[Client] = WeakSet()
+        """Connections whose server has said that it leaves: it says so once, perhaps too early."""
         self._through = asyncio.Event()
         """Do messages leave, or does the connection that is being left have to be empty first?"""
         self._through.set()
@@ -178,6 +181,7 @@ class NatsTransport:
                 self._lost.set()
 
         async def on_lame_duck() -> None:
+            self._ducks.add(client)
             if client is self._client:
                 self._learn(client)
                 self._leave_server()
@@ -334,6 +338,8 @@ class NatsTransport:
             else:
                 await self._move_to((client, path), (of_old, old))
                 return
+            if self._closing or not self.connected:  # nats-py may have swallowed a cancellation
+                return
             await asyncio.sleep(pause)
 
     async def _move_to(
@@ -353,10 +359,13 @@ class NatsTransport:
             log.info("could not move to another server: %s", failure)
             if not self._through.is_set():  # the old one is not listened to any more
                 self.lose()
+                self._down()  # what is held waits for the next connection
         finally:
             self._mover = None  # from here on it must not be cancelled by a loss
             self._stay()
             await end(*of_no_use)
+        if self.connected and self._client in self._ducks:
+            self._leave_server()
 
     async def _hand_over(self, handover: Handover) -> None:
         """Listen on both connections, then empty the old one while messages wait here."""
@@ -365,18 +374,18 @@ class NatsTransport:
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await handover.new.ping()
         await asyncio.sleep(_LISTEN_TO_BOTH)
+        _require(handover.new)
         self._through.clear()
         self.publish = self._hold
         handover.leave_old()
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await handover.old.ping()
-        if handover.new.lost:
-            raise Disconnected("the new connection dropped", not_run=True)
+        _require(handover.new)
 
     def _switch(self, client: Client, handover: Handover) -> None:
         """Use the new connection alone."""
         self._client, self._path = client, handover.new
-        self._forget_left()
+        self._learn(client)
         handover.end()
         self._send_by(handover.new, client)
         self._through.set()
@@ -495,20 +504,17 @@ class NatsTransport:
         try:
             async with asyncio.timeout(timeout):
                 await self._through.wait()
-                for pong in self._pings():
-                    await pong
+                await self._pong()
         except TimeoutError as late:
             raise DeadlineExceeded(f"NATS did not answer a ping within {timeout} s") from late
         for sid in leaving:
             self._subscriptions.pop(sid, None)
             self._leaving.discard(sid)
 
-    def _pings(self) -> list[asyncio.Future[None]]:
+    async def _pong(self) -> None:
         if self._path is None or not self.connected:
             raise Disconnected("the connection to NATS is down", not_run=True)
-        if self._handover is not None:
-            return self._handover.pings()
-        return [self._path.ping()]
+        await (self._path.ping() if self._handover is None else self._handover.barrier())
 
     def listen(self, listener: Listener) -> None:
         """Tell this listener of what happens to the connection."""
@@ -532,6 +538,11 @@ class NatsTransport:
         for subscription in self._subscriptions.values():
             if subscription.subject.casefold() == subject.casefold():
                 subscription.denied = True
+
+
+def _require(path: FastPath) -> None:
+    if path.lost:
+        raise Disconnected("the new connection dropped", not_run=True)
 
 
 def require_allowed(*subscriptions: Subscription) -> None:

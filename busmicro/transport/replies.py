@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +25,8 @@ from busmicro.headers import NO_RESPONDERS
 from busmicro.timers import Timers
 from busmicro.transport.base import Transport
 from busmicro.transport.nats import require_allowed
+
+log = logging.getLogger("busmicro.transport")
 
 Reply: TypeAlias = tuple[bytes, bytes]
 """Header block and payload."""
@@ -138,9 +141,12 @@ class Replies:
         return slot
 
     def abandon(self, slot: Slot, subject: bytes) -> None:
-        """Tell whoever runs this request, on a subject, that nobody waits for it any more."""
+        """Tell whoever runs this request, on a subject, that nobody waits for it; never fails."""
         if subject and self._transport.connected:
-            self._transport.publish(subject, self._prefix + slot.token)
+            try:
+                self._transport.publish(subject, self._prefix + slot.token)
+            except BusmicroError as refused:  # the handler ends with its deadline
+                log.debug("nobody could be told that a call was given up: %s", refused)
 
     def let_go(self, slot: Slot) -> None:
         """Forget a slot."""

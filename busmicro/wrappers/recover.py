@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 
@@ -9,6 +10,9 @@ from busmicro.call import Call, Handler
 from busmicro.errors import CallError, Internal
 
 log = logging.getLogger("busmicro.handler")
+
+_SIGNALS = (CallError, asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
+"""What is an answer already, or the end of the task, the process or the coroutine."""
 
 
 class Recover:
@@ -22,9 +26,9 @@ class Recover:
         """Run the handler."""
         try:
             return await call_next(call)
-        except CallError:
+        except _SIGNALS:
             raise
-        except (Exception, SystemExit) as failure:
+        except BaseException as failure:  # pytest's `fail` raises none that is an Exception
             raise recovered(call, failure) from failure
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from busmicro import Client, NatsCluster, NatsServer, Service, Settings
 from busmicro.transport import NatsTransport
+from busmicro.transport.handover import Handover
 from tests.promises.transport.buses import Collected
 
 Until = Callable[..., Awaitable[None]]
@@ -180,6 +181,138 @@ async def test_subjects_can_be_listened_to_and_left_during_the_move(
     assert list(listener._subscriptions.values()) != [old]
     await listener.close()
     await teller.close()
+
+
+def as_the_old_one_is_left(
+    monkeypatch: pytest.MonkeyPatch, then: Callable[[Handover], object]
+) -> None:
+    """Do something at the moment when messages are held and the old connection is emptied."""
+    leave_old = Handover.leave_old
+
+    def left(handover: Handover) -> None:
+        leave_old(handover)
+        then(handover)
+
+    monkeypatch.setattr(Handover, "leave_old", left)
+
+
+async def test_subject_of_a_group_listened_to_at_the_last_moment_loses_nothing(
+    cluster: NatsCluster, until: Until, monkeypatch: pytest.MonkeyPatch
+):
+    """A subscription made as the old connection is emptied is made on the new one alone."""
+    first = cluster.servers[0]
+    listener, teller = await connected(first.url), await connected(cluster.servers[1].url)
+    shared = Collected()
+    monkeypatch.setattr("busmicro.transport.nats._LISTEN_TO_BOTH", 0.6)
+    as_the_old_one_is_left(
+        monkeypatch, lambda _handover: listener.subscribe("shared", shared, queue="q")
+    )
+
+    first.lame_duck()
+    await until(moved_from(listener, first))
+    await asyncio.sleep(0.2)
+    for number in range(100):  # while the old connection is still open
+        teller.publish(b"shared", b"%d" % number)
+    await teller.barrier()
+
+    await until(lambda: len(shared.payloads) >= 100)
+    await listener.close()
+    await teller.close()
+
+
+async def test_group_left_at_the_last_moment_loses_nothing(
+    cluster: NatsCluster, until: Until, monkeypatch: pytest.MonkeyPatch
+):
+    """What is on its way to a subscription that is left as the new connection takes over comes."""
+    first, *others = cluster.servers
+    leaver, stayer, teller = [await connected(s.url) for s in (first, *others)]
+    lefts, stays = Collected(), Collected()
+    ears = leaver.subscribe("shared", lefts, queue="q")
+    stayer.subscribe("shared", stays, queue="q")
+    await known(teller, {b"shared": lefts}, until)
+    stays.payloads.clear()
+    switch = NatsTransport._switch
+
+    def switched(transport: NatsTransport, *new: object) -> None:
+        transport.unsubscribe(ears)
+        switch(transport, *new)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(NatsTransport, "_switch", switched)
+    telling = Telling(teller, b"shared")
+    first.lame_duck()
+    await until(moved_from(leaver, first))
+    await leaver.barrier()
+    told = await telling.stop()
+
+    await until(lambda: len(lefts.payloads) + len(stays.payloads) >= len(told))
+    assert sorted(lefts.payloads + stays.payloads, key=int) == told
+    assert ears not in leaver._subscriptions.values()
+    for transport in (leaver, stayer, teller):
+        await transport.close()
+
+
+async def test_what_is_held_survives_the_death_of_the_new_connection(
+    cluster: NatsCluster, until: Until, monkeypatch: pytest.MonkeyPatch
+):
+    """What is published as both connections are lost leaves by the third."""
+    first = cluster.servers[0]
+    teller = await connected(first.url)
+    listeners = [await connected(server.url) for server in cluster.servers[1:]]
+    heard = Collected()
+    for listener in listeners:
+        listener.subscribe("told", heard)
+        await listener.barrier()
+    left: list[Handover] = []
+
+    def die(handover: Handover) -> None:
+        left.append(handover)
+        handover.new.abort()
+        teller.publish(b"told", b"held")
+
+    as_the_old_one_is_left(monkeypatch, die)
+    first.lame_duck()
+    await until(lambda: len(left) == 1 and teller.reconnects == 1 and teller.connected)
+
+    await until(lambda: heard.payloads == [b"held", b"held"])
+    for transport in (teller, *listeners):
+        await transport.close()
+
+
+async def test_new_connection_that_dies_early_is_no_loss(cluster: NatsCluster, until: Until):
+    """The old connection, which works still, is kept, and the next server is moved to."""
+    first = cluster.servers[0]
+    transport = await connected(first.url)
+    first.lame_duck()
+    await until(lambda: transport._handover is not None)
+    handover = transport._handover
+    assert handover is not None
+    passing = asyncio.get_running_loop().create_task(transport.barrier())
+    await asyncio.sleep(0)
+    handover.new.abort()
+
+    await passing
+    await transport.barrier()
+    await until(moved_from(transport, first))
+    assert transport.reconnects == 0
+    await transport.close()
+
+
+async def test_next_server_that_leaves_at_once_is_left_too(cluster: NatsCluster, until: Until):
+    """A server that says so while it is being moved to says it only once, and is heard."""
+    first = cluster.servers[0]
+    transport = await connected(first.url)
+    first.lame_duck()
+    await until(lambda: transport._handover is not None)
+    for server in cluster.servers[1:]:
+        if str(server.port) in str(transport._handover.new._wire.get_extra_info("peername")):
+            second = server
+    second.lame_duck()
+
+    await until(moved_from(transport, first))
+    await until(moved_from(transport, second), timeout=8.0)
+    assert transport.server_url not in {first.url, second.url}
+    assert transport.reconnects == 0
+    await transport.close()
 
 
 async def test_server_that_leaves_alone_is_kept_to_the_end(until: Until):

@@ -26,6 +26,7 @@ async def recovered(failure: BaseException) -> object:
     [
         ZeroDivisionError("pw=hunter2"),
         SystemExit(3),
+        pytest.fail.Exception("hunter2"),
         CodecError("hunter2"),
         TimeoutError("hunter2"),
     ],
@@ -55,7 +56,7 @@ async def test_answer_of_a_handler_passes():
     assert raised.value is answer
 
 
-@pytest.mark.parametrize("signal", [asyncio.CancelledError, KeyboardInterrupt])
+@pytest.mark.parametrize("signal", [asyncio.CancelledError, KeyboardInterrupt, GeneratorExit])
 async def test_cancellation_is_not_an_answer(signal: type[BaseException]):
     """A handler that is cancelled ends, it does not answer `internal`."""
     with pytest.raises(signal):

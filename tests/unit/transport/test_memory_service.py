@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 
 import pytest
 from pydantic import BaseModel
@@ -259,3 +260,22 @@ def test_bus_in_memory_is_not_warned_about(caplog: pytest.LogCaptureFixture):
     leaping(run())
 
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+async def test_context_variables_stay_with_the_caller():
+    """A handler sees no variable of a caller in its process, let alone of another caller."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+    service = Service("who", url=URL)
+
+    @service.rpc
+    async def asks() -> str:
+        return tenant.get()
+
+    async def call(client: Client, name: str) -> object:
+        tenant.set(name)
+        return await client.call("who", "asks")
+
+    async with service, Client(URL) as one, Client(URL) as other:
+        answers = await asyncio.gather(call(one, "a"), call(other, "b"), call(one, "c"))
+
+    assert answers == ["nobody"] * 3

@@ -70,11 +70,22 @@ def check(name: str, value: str) -> None:
         )
 
 
-@lru_cache(maxsize=1024)
 def encode_line(name: str, value: str) -> bytes:
-    """Write one header as a line of a block, checked; repeated ones cost a look-up."""
-    check(name, value)
-    return f"{name}: {value}\r\n".encode("ascii")
+    """Write one header as a line of a block, checked."""
+    return _line(name, value).encode("ascii")
+
+
+def _line(name: str, value: str) -> str:
+    start = _start(name)
+    if not value.isascii() or not value.isprintable() or " " in value:
+        check(name, value)  # takes 0.5 µs longer
+    return f"{start}{value}\r\n"
+
+
+@lru_cache(maxsize=1024)  # names are few; values, such as traces, are not, and may be secrets
+def _start(name: str) -> str:
+    check(name, "")
+    return f"{name}: "
 
 
 def encode_lines(items: Iterable[tuple[str, str]]) -> bytes:
@@ -89,7 +100,7 @@ def encode_lines(items: Iterable[tuple[str, str]]) -> bytes:
     Raises:
         InvalidArgument: A header cannot be sent as it is. Nothing was sent.
     """
-    return b"".join([encode_line(name, value) for name, value in items])
+    return "".join([_line(name, value) for name, value in items]).encode("ascii")
 
 
 def encode_text(text: str) -> str:

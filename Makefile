@@ -59,7 +59,7 @@ fuzz: .venv-fuzz/.ready ## bytes from outside, guided by coverage, a minute for 
 	@touch $@
 
 bench: .venv-bench/.ready ## calls, events, streams, start-up, memory, growth, beside their rivals and targets (7 minutes)
-	.venv-bench/bin/python -m benchmarks.run
+	.venv-bench/bin/python -m benchmarks.run --markdown
 
 profile: .venv-bench/.ready ## the functions that take the time of a call, at the client and at the service
 	.venv-bench/bin/python -m benchmarks.hotspots

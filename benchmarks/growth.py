@@ -48,6 +48,8 @@ def measure_calls(bench: Bench, name: str, what: str, sizes: tuple[int, ...]) ->
             services[of] = stack.enter_context(Worker(f"{HERE}:serve_{name}", **given)).ready()
             took[of] = [time.perf_counter() - began]
             clients[of] = stack.enter_context(Worker(f"{HERE}:call_{name}", **given))
+        for client in clients.values():
+            client.ready()  # nobody starts while others are measured
         for _ in range(bench.rounds):
             for flights, found in rates.items():
                 for of, client in clients.items():
@@ -139,6 +141,8 @@ def measure_events(bench: Bench, sizes: tuple[int, ...]) -> None:
             size: stack.enter_context(Worker(f"{HERE}:fan_out", url=bench.url, count=size))
             for size in sizes
         }
+        for worker in workers.values():
+            worker.ready()  # nobody starts while others are measured
         for _ in range(bench.rounds):
             for size, worker in workers.items():
                 events = max(5, bench.count(DELIVERIES) // size)

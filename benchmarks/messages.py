@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections.abc import Iterator
+
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from pydantic import BaseModel
 
-TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+_TRACES = 20_000
 TYPES = {"json": "application/json", "protobuf": "application/protobuf"}
 _TEXT, _INT = 9, 5
 
@@ -50,9 +54,20 @@ ProtoReply = proto("ProtoReply", greeting=_TEXT)
 ProtoTick = proto("ProtoTick", n=_INT, pad=_TEXT)
 
 
-def three_headers(codec: str) -> dict[str, str]:
-    """Return the headers that every contender that has headers sends with a request."""
-    return {"Content-Type": TYPES[codec], "Bus-Timeout": "5000", "traceparent": TRACE}
+def traces() -> Iterator[str]:
+    """Make a trace for each call: as in real life none is like the one before."""
+    chance = random.Random(7)
+    return itertools.cycle(
+        [
+            f"00-{chance.getrandbits(128):032x}-{chance.getrandbits(64):016x}-01"
+            for _ in range(_TRACES)
+        ]
+    )
+
+
+def usual_headers(codec: str) -> dict[str, str]:
+    """Return the headers, besides a trace, that every contender with headers sends."""
+    return {"Content-Type": TYPES[codec], "Bus-Timeout": "5000"}
 
 
 def greet(name: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
 from benchmarks.bench import Bench
 from benchmarks.processes import Worker
@@ -15,6 +17,8 @@ from busmicro.registry import Change, ChangeKind, Description, EndpointRecord, N
 SUBJECT = "Registry"
 NODES, SERVICES = 200, 10
 TIMES = 20
+BY_HAND, ASKED_BY_HAND = "nats-py", ("all", "one")
+"""By hand: whatever a watch of the keys tells at its beginning."""
 FIGURES = {
     "first": "first look of a new client, 200 nodes, ms",
     "all": "look-up of 200 nodes of 10 services, ms",
@@ -30,7 +34,9 @@ def measure(bench: Bench) -> None:
     with Worker("benchmarks.registry:look", url=bench.url) as worker:
         found = worker.ask(times=bench.count(TIMES, least=2))
     for name, figure in FIGURES.items():
-        bench.report.add(SUBJECT, figure, "busmicro", found[name])
+        ours = {"busmicro": found[name]}
+        by_hand = {BY_HAND: found[f"{name} {BY_HAND}"]} if name in ASKED_BY_HAND else {}
+        bench.report.add_all(SUBJECT, figure, ours | by_hand, BY_HAND)
 
 
 def described(service: str) -> Description:
@@ -62,9 +68,36 @@ async def look(stack: AsyncExitStack, *, url: str) -> Answer:
             "all": await timed(times, asking.services),
             "one": await timed(times, lambda: asking.service("s3")),
         }
+        found |= await ask_by_hand(times, url)
         return found | await news(times, registry, asking)
 
     return answer
+
+
+async def ask_by_hand(times: int, url: str) -> dict[str, list[float]]:
+    """Read the same bucket with nats-py, and return the milliseconds of each time."""
+    import nats
+
+    client = await nats.connect(url)
+    bucket = await client.jetstream().key_value("bus-registry")
+
+    async def read(pattern: str) -> list[object]:
+        watcher = await bucket.watch(pattern, ignore_deletes=True)
+        found = []
+        async for entry in watcher:
+            if entry is None:  # that was all there is
+                break
+            found.append(json.loads(entry.value))
+        await watcher.stop()
+        return found
+
+    patterns = {"all": "node.>", "one": "node.s3.*"}
+    found = {
+        f"{name} {BY_HAND}": await timed(times, partial(read, patterns[name]))
+        for name in ASKED_BY_HAND
+    }
+    await client.close()
+    return found
 
 
 async def first_look(url: str) -> float:

@@ -10,7 +10,6 @@ code is 1 only if something broke.  `--markdown` writes the table and the plot i
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 import traceback
@@ -50,7 +49,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(SUBJECTS), help="some of " + ", ".join(SUBJECTS))
     parser.add_argument("--quick", action="store_true", help="see that all of it works")
     parser.add_argument("--json", type=Path, help="where the figure of every round goes")
-    parser.add_argument("--markdown", action="store_true", help="write docs/benchmarks.md and .svg")
+    parser.add_argument(
+        "--markdown", action="store_true", help="write docs/benchmarks.md, .json, .svg"
+    )
     given = parser.parse_args()
     given.subjects = given.only.split(",")
     if unknown := set(given.subjects) - set(SUBJECTS):
@@ -88,8 +89,7 @@ def main() -> int:
     ]
     print("\n".join([*table(report.rows), "", *said]))
     if given.json:
-        text = json.dumps({"machine": said, "figures": report.runs}, indent=2, ensure_ascii=False)
-        given.json.write_text(text + "\n", encoding="utf-8")
+        given.json.write_text(document.as_json(report, said), encoding="utf-8")
     if given.markdown and not broken:
         document.write(report, said)
     for name in broken:

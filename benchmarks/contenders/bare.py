@@ -17,10 +17,11 @@ from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 from benchmarks.contenders.base import Ask, Caller, Contender
-from benchmarks.messages import BY_HAND, DECODE, encode, three_headers
+from benchmarks.messages import BY_HAND, DECODE, encode, traces, usual_headers
 
-BATCH = 32
-"""Messages a write, as busmicro: while the peer works on them this process makes the next."""
+BATCH, LARGEST_BATCH = 32, 512
+"""Messages a write, doubled within a turn, as busmicro: while the peer works on them this process
+makes the next."""
 CONNECT = b'CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}\r\n'
 
 
@@ -32,7 +33,10 @@ class Wire(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
+        self._batch = BATCH
         self._buf = b""
+        self._pieces: list[bytes] = []
+        self._missing = 0
 
     def connection_made(self, transport) -> None:
         self._transport = transport
@@ -40,10 +44,15 @@ class Wire(asyncio.Protocol):
 
     def write(self, frame: bytes) -> None:
         if not self._out:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._end_turn)
         self._out.append(frame)
-        if len(self._out) >= BATCH:
+        if len(self._out) >= self._batch:
+            self._batch = min(2 * self._batch, LARGEST_BATCH)
             self._flush()
+
+    def _end_turn(self) -> None:
+        self._batch = BATCH
+        self._flush()
 
     def _flush(self) -> None:
         out, self._out = self._out, []
@@ -51,13 +60,23 @@ class Wire(asyncio.Protocol):
             self._transport.write(b"".join(out))
 
     def data_received(self, data: bytes) -> None:
-        buf = self._buf + data if self._buf else data
+        if self._missing > 0:  # in the middle of a large message: collect, do not copy
+            self._pieces.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data, self._pieces = b"".join(self._pieces), []
+        self._split(self._buf + data if self._buf else data)
+
+    def _split(self, buf: bytes) -> None:
+        self._buf, self._missing = b"", 0
         at, size = 0, len(buf)
         while (eol := buf.find(b"\r\n", at)) >= 0:
             if buf.startswith((b"MSG ", b"HMSG "), at):
                 args = buf[at:eol].split(b" ")
                 end = eol + 4 + int(args[-1])
                 if end > size:
+                    self._missing = end - size
                     break
                 if len(args) >= 5 and buf[at] == 72:  # H
                     body, reply = eol + 2 + int(args[-2]), args[3]
@@ -69,7 +88,10 @@ class Wire(asyncio.Protocol):
                 if buf.startswith(b"PING", at):
                     self.write(b"PONG\r\n")
                 at = eol + 2
-        self._buf = buf[at:]
+        if self._missing > 0:
+            self._pieces = [buf[at:]]
+        else:
+            self._buf = buf[at:]
 
 
 async def open_wire(stack: AsyncExitStack, url: str, on_message) -> Wire:
@@ -138,13 +160,15 @@ def caller_of(prefix: str) -> Callable[[AsyncExitStack, str], Awaitable[Caller]]
         wire.write(b"SUB %b* 1\r\n" % inbox)
 
         def caller(codec: str, *, headers: bool) -> Ask:
-            subject, block, decode = f"{prefix}.{codec}".encode(), block_of(codec), DECODE[codec]
+            subject, decode = f"{prefix}.{codec}".encode(), DECODE[codec]
+            start, trace = block_start(codec), traces()
 
             async def ask(request: object) -> object:
                 payload = encode(codec, request)
                 token = b"%x" % next(tokens)
                 waiting[token] = future = loop.create_future()
                 if headers:
+                    block = b"%b%b\r\n\r\n" % (start, next(trace).encode())
                     size = len(block) + len(payload)
                     wire.write(
                         b"HPUB %b %b%b %d %d\r\n%b%b\r\n"
@@ -163,10 +187,10 @@ def caller_of(prefix: str) -> Callable[[AsyncExitStack, str], Awaitable[Caller]]
     return connect
 
 
-def block_of(codec: str) -> bytes:
-    """The headers, written once."""
-    lines = "".join(f"{name}: {value}\r\n" for name, value in three_headers(codec).items())
-    return f"NATS/1.0\r\n{lines}\r\n".encode()
+def block_start(codec: str) -> bytes:
+    """The headers, written once, as far as they are the same for every call."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in usual_headers(codec).items())
+    return f"NATS/1.0\r\n{lines}traceparent: ".encode()
 
 
 BARE = Contender("bare protocol", serve, caller_of("bare"))

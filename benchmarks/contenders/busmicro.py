@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from benchmarks.contenders.base import Ask, Caller, Contender
-from benchmarks.messages import ProtoReply, ProtoRequest, Reply, Request, greet, three_headers
+from benchmarks.messages import TYPES, ProtoReply, ProtoRequest, Reply, Request, greet, traces
 
 
 async def serve(stack: AsyncExitStack, url: str) -> None:
@@ -49,17 +49,19 @@ async def connect_wrapped(stack: AsyncExitStack, url: str) -> Caller:
 
 
 def caller_of(service: str, client) -> Caller:
-    def caller(codec: str, *, headers: bool) -> Ask:
-        chosen = client
-        if headers:  # Bus-Timeout is always sent
-            given = {k: v for k, v in three_headers(codec).items() if k != "Bus-Timeout"}
-            chosen = client.with_options(headers=given)
+    def caller(codec: str, *, headers: bool) -> Ask:  # Bus-Timeout is always sent
         returns = Reply if codec == "json" else ProtoReply
+        typed = client.with_options(headers={"Content-Type": TYPES[codec]})
+        trace = traces()
 
         async def ask(request: object) -> object:
-            return await chosen.call(service, codec, request, returns=returns)
+            return await client.call(service, codec, request, returns=returns)
 
-        return ask
+        async def ask_traced(request: object) -> object:
+            given = {"traceparent": next(trace)}
+            return await typed.call(service, codec, request, returns=returns, headers=given)
+
+        return ask_traced if headers else ask
 
     return caller
 

@@ -11,11 +11,21 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from benchmarks.messages import TRACE, Paid
+from benchmarks.messages import Paid, traces
 
-TWO = {"Bus-Tenant": "of-the-benchmark", "traceparent": TRACE}
+Given = Callable[[], dict[str, str] | None]
 BREATH = 500
 """Events after which a publisher lets others run, in the same loop as it is."""
+
+
+def two(*, headers: bool) -> Given:
+    """Make the function that makes the headers of an event: a tenant, and a trace of its own."""
+    trace = traces()
+
+    def given() -> dict[str, str] | None:
+        return {"Bus-Tenant": "of-the-benchmark", "traceparent": next(trace)} if headers else None
+
+    return given
 
 
 class Countdown:
@@ -59,10 +69,10 @@ async def nats_py(url: str, count: int, *, headers: bool) -> float:
     unbounded = {"pending_msgs_limit": 10**7, "pending_bytes_limit": 10**10}
     await subscriber.subscribe("core.hand", cb=on_paid, **unbounded)
     await subscriber.flush()
-    given = TWO if headers else None
+    given = two(headers=headers)
 
     async def publish(event: Paid) -> None:
-        await publisher.publish("core.hand", event.model_dump_json().encode(), headers=given)
+        await publisher.publish("core.hand", event.model_dump_json().encode(), headers=given())
 
     began = await publish_all(count, publish)
     await publisher.flush()
@@ -84,9 +94,11 @@ async def busmicro(url: str, count: int, *, headers: bool) -> float:
     async def on_paid(_event: Paid) -> None:
         countdown.one()
 
-    given = TWO if headers else None
+    given = two(headers=headers)
     async with service, Client(url) as client:
-        began = await publish_all(count, lambda event: client.publish(topic, event, headers=given))
+        began = await publish_all(
+            count, lambda event: client.publish(topic, event, headers=given())
+        )
         await countdown.reached()
         return count / (time.perf_counter() - began)
 
@@ -105,9 +117,9 @@ async def faststream(url: str, count: int, *, headers: bool) -> float:
     await subscriber.start()
     await publisher.start()
     await subscriber.ping(5.0)
-    given = {"traceparent": TRACE} if headers else None
+    given = two(headers=headers)
     began = await publish_all(
-        count, lambda event: publisher.publish(event, "core.fast", headers=given)
+        count, lambda event: publisher.publish(event, "core.fast", headers=given())
     )
     await countdown.reached()
     took = time.perf_counter() - began

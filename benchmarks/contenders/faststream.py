@@ -9,11 +9,11 @@ from benchmarks.contenders.base import Ask, Caller, Contender
 from benchmarks.messages import (
     BY_HAND,
     DECODE,
-    TRACE,
     Reply,
     Request,
     encode,
     greet,
+    traces,
 )
 
 
@@ -42,15 +42,18 @@ async def connect(stack: AsyncExitStack, url: str) -> Caller:
     stack.push_async_callback(broker.stop)
 
     def caller(codec: str, *, headers: bool) -> Ask:
-        given = {"traceparent": TRACE} if headers else None
+        trace = traces()
+
+        def given() -> dict[str, str] | None:
+            return {"traceparent": next(trace)} if headers else None
 
         async def ask(request: object) -> object:
-            message = await broker.request(request, "fast.json", timeout=5, headers=given)
+            message = await broker.request(request, "fast.json", timeout=5, headers=given())
             return Reply.model_validate(await message.decode())
 
         async def ask_proto(request: object) -> object:
             payload = encode(codec, request)
-            message = await broker.request(payload, "fast.protobuf", timeout=5, headers=given)
+            message = await broker.request(payload, "fast.protobuf", timeout=5, headers=given())
             return DECODE["protobuf"](message.body)
 
         return ask if codec == "json" else ask_proto

@@ -11,9 +11,9 @@ from benchmarks.contenders.base import Ask, Caller, Contender
 from benchmarks.messages import (
     BY_HAND,
     DECODE,
-    TRACE,
     TYPES,
     encode,
+    traces,
 )
 
 LARGEST_BYTES = 16 * 1024 * 1024
@@ -56,9 +56,10 @@ async def connect(stack: AsyncExitStack, url: str) -> Caller:
 
     def caller(codec: str, *, headers: bool) -> Ask:
         method, decode = channel.unary_unary(f"/bench/{codec}"), DECODE[codec]
-        metadata = [("traceparent", TRACE)] if headers else None
+        trace = traces()
 
         async def ask(request: object) -> object:
+            metadata = [("traceparent", next(trace))] if headers else None
             return decode(await method(encode(codec, request), timeout=5, metadata=metadata))
 
         return ask

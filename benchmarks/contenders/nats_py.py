@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from benchmarks.contenders.base import Ask, Caller, Contender
-from benchmarks.messages import BY_HAND, DECODE, TYPES, encode, three_headers
+from benchmarks.messages import BY_HAND, DECODE, TYPES, encode, traces, usual_headers
 
 
 async def serve(stack: AsyncExitStack, url: str) -> None:
@@ -55,10 +55,11 @@ async def caller_of(prefix: str, stack: AsyncExitStack, url: str) -> Caller:
 
     def caller(codec: str, *, headers: bool) -> Ask:
         subject, decode = f"{prefix}.{codec}", DECODE[codec]
-        given = three_headers(codec) if headers else None
+        usual, trace = usual_headers(codec), traces()
 
         async def ask(request: object) -> object:
             payload = encode(codec, request)
+            given = {**usual, "traceparent": next(trace)} if headers else None
             message = await client.request(subject, payload, timeout=5, headers=given)
             return decode(message.data)
 

@@ -88,6 +88,26 @@ async def serve_grpc(stack: AsyncExitStack, *, url: str) -> None:
     stack.callback(port_file(url).unlink, missing_ok=True)
 
 
+async def serve_nats(stack: AsyncExitStack, *, url: str) -> None:
+    """Publish messages to whoever asks, by hand: nothing holds the sender back."""
+    import nats
+
+    client = await nats.connect(url)
+    stack.push_async_callback(client.close)
+
+    async def ticks(message) -> None:
+        for n in range(Count.model_validate_json(message.data).to):
+            await client.publish(message.reply, to_json(Tick(n=n, pad=PAD)))
+
+    async def proto_ticks(message) -> None:
+        for n in range(Count.model_validate_json(message.data).to):
+            await client.publish(message.reply, ProtoTick(n=n, pad=PAD).SerializeToString())
+
+    await client.subscribe("ticks.json", queue="q", cb=ticks)
+    await client.subscribe("ticks.protobuf", queue="q", cb=proto_ticks)
+    await client.flush()
+
+
 def to_json(message) -> bytes:
     return message.model_dump_json().encode()
 
@@ -133,6 +153,31 @@ async def take_grpc(stack: AsyncExitStack, *, url: str) -> Answer:
         method = channel.unary_stream(f"/bench/{case}", to_json, parse[case])
         began = time.perf_counter()
         await take(case, method(Count(to=count)), count)
+        return count / (time.perf_counter() - began)
+
+    return answer
+
+
+async def take_nats(stack: AsyncExitStack, *, url: str) -> Answer:
+    import nats
+
+    parse = {"json": Tick.model_validate_json, "protobuf": ProtoTick.FromString}
+    client = await nats.connect(url)
+    stack.push_async_callback(client.close)
+
+    async def answer(*, case: str, count: int) -> float:
+        inbox = client.new_inbox()
+        coming = await client.subscribe(
+            inbox, pending_msgs_limit=count, pending_bytes_limit=1 << 30
+        )
+
+        async def messages() -> AsyncIterator[object]:
+            for _ in range(count):
+                yield parse[case]((await coming.next_msg(timeout=10)).data)
+
+        began = time.perf_counter()
+        await client.publish(f"ticks.{case}", to_json(Count(to=count)), reply=inbox)
+        await take(case, messages(), count)
         return count / (time.perf_counter() - began)
 
     return answer

@@ -50,7 +50,9 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure is not None:  # Ctrl-C, too: nobody waits for sixteen processes one by one
+            self._process.kill()
         self.close()
 
     @property

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import statistics
 import subprocess
 import sys
 import time
 from contextlib import AsyncExitStack
+from typing import TypeVar
 
 from benchmarks.bench import Bench
 from benchmarks.processes import ROOT, Worker, rss_mb, with_bytecode
 from benchmarks.worker import Answer
+
+T = TypeVar("T")
 
 SUBJECT = "Start and memory"
 TIMES = 5
@@ -37,15 +41,16 @@ def measure(bench: Bench) -> None:
     """Measure, several times whatever the rounds: a start is short and its time uneven."""
     times = bench.count(TIMES)
     bench.say("start-up and memory")
-    for code in IMPORTS.values():
+    codes, greeters = installed(IMPORTS), installed(GREETERS)
+    for code in codes.values():
         run(code)  # compiled once, like every installed package
-    imports: dict[str, list[float]] = {of: [] for of in IMPORTS}
-    answers: dict[str, list[dict[str, float]]] = {of: [] for of in GREETERS}
+    imports: dict[str, list[float]] = {of: [] for of in codes}
+    answers: dict[str, list[dict[str, float]]] = {of: [] for of in greeters}
     with Worker("benchmarks.start:greeter", url=bench.url) as worker:
         for _ in range(times):
-            for of, code in IMPORTS.items():
+            for of, code in codes.items():
                 imports[of].append(run(code))
-            for of, greeter in GREETERS.items():
+            for of, greeter in greeters.items():
                 answers[of].append(worker.ask(script=greeter[0], subject=greeter[1]))
     report = bench.report
     report.add_all(SUBJECT, "import, s", imports, BASE)
@@ -62,6 +67,12 @@ def measure(bench: Bench) -> None:
         report.add(
             SUBJECT, f"{figure}: target", "busmicro", found["busmicro"], target=target, why=why
         )
+
+
+def installed(given: dict[str, T]) -> dict[str, T]:
+    """Leave out FastStream where it is not."""
+    there = importlib.util.find_spec("faststream") is not None
+    return {of: what for of, what in given.items() if there or of != "FastStream"}
 
 
 def run(code: str) -> float:

@@ -30,11 +30,18 @@ def config_folder() -> Path:
 
 
 def selected_context() -> str:
-    """Return the name of the selected context; empty if none is."""
+    """Return the name of the selected context; empty if none is.
+
+    Raises:
+        SetupError: What selects it is no text.
+    """
+    path = config_folder() / "context.txt"
     try:
-        return (config_folder() / "context.txt").read_text("utf-8").strip()
+        return path.read_text("utf-8").strip()
     except OSError:
         return ""
+    except ValueError as wrong:
+        raise SetupError(f"{path} cannot be read: {wrong}") from wrong
 
 
 def context_names() -> list[str]:
@@ -61,7 +68,7 @@ def read_context(name: str) -> dict[str, object]:
     path = config_folder() / "context" / f"{name}.json"
     try:
         found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as wrong:
+    except (OSError, ValueError, RecursionError) as wrong:
         raise SetupError(f"the context {path} cannot be read: {wrong}") from wrong
     if not isinstance(found, dict):
         raise SetupError(f"the context {path} cannot be read: it is not a JSON object")
@@ -72,7 +79,7 @@ def _settings(context: dict[str, object]) -> dict[str, object]:
     settings = {ours: context[theirs] for theirs, ours in _PLAIN.items() if context.get(theirs)}
     for theirs, ours in _FILES.items():
         if context.get(theirs):
-            settings[ours] = Path(str(context[theirs])).expanduser()
+            settings[ours] = _at_home(Path(str(context[theirs])))
     if context.get("nkey"):
         settings["nkey_seed"] = read_seed(Path(str(context["nkey"])))
     return settings
@@ -85,7 +92,17 @@ def read_seed(path: Path) -> str:
         SetupError: It cannot be read.
     """
     try:
-        lines = path.expanduser().read_text("utf-8").splitlines()
+        lines = _at_home(path).read_text("utf-8").splitlines()
     except OSError as wrong:
         raise SetupError(f"the nkey {path} cannot be read: {wrong.strerror}") from wrong
+    except ValueError as wrong:
+        raise SetupError(f"the nkey {path} cannot be read: {wrong}") from wrong
     return next((line.strip() for line in lines if line.strip().startswith("SU")), "")
+
+
+def _at_home(path: Path) -> Path:
+    """Return a path with the home folder that `~` stands for."""
+    try:
+        return path.expanduser()
+    except RuntimeError as nobody:
+        raise SetupError(f"{path} cannot be read: whose home is that?") from nobody

@@ -113,7 +113,9 @@ class Envelope:
         source = f"{CE_SOURCE}: /{producer}/{where}\r\n{CE_ID}: "
         self._start = VERSION_LINE + fixed + source.encode()
         self._time = f"\r\n{CE_TIME}: "
-        self._message_id = f"\r\n{MSG_ID}: {producer}:{where}:"
+        # what follows a colon of the subject could be the beginning of another's id
+        apart = where.replace(":", "%3A")
+        self._message_id = f"\r\n{MSG_ID}: {producer}:{apart}:"
 
     def block(self, id: str) -> bytes:
         """Write the block of the event with this clean id, without its closing blank line."""

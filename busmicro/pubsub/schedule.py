@@ -61,7 +61,9 @@ def schedule_lines(
     """
     if level < BATCH_LEVEL:
         raise NotSupported("publishing later (after=, at=)", "2.12")
-    name = hashlib.sha256(f"{producer}:{target}:{id}".encode()).hexdigest()[:32]
+    # what follows a colon of the target could be the beginning of another's id
+    subject = target.replace(":", " ")
+    name = hashlib.sha256(f"{producer}:{subject}:{id}".encode()).hexdigest()[:32]
     when = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return name, _lines(f"@at {when}", target)
 
@@ -210,8 +212,13 @@ def check_moment(at: datetime) -> datetime:
     """Return a moment with a time zone.
 
     Raises:
-        InvalidArgument: It has none.
+        InvalidArgument: It has none, or is in no year that can be written.
     """
     if at.tzinfo is None:
         raise InvalidArgument("at= needs a time zone: datetime.now(UTC) has one", not_run=True)
+    try:
+        at.astimezone(UTC)
+    except OverflowError as beyond:
+        text = f"at={at} must be in the years 1 to 9999 of UTC"
+        raise InvalidArgument(text, not_run=True) from beyond
     return at

@@ -154,7 +154,7 @@ def _endpoint_metadata(endpoint: EndpointRecord) -> dict[str, str]:
     if endpoint.idempotent:
         found["busmicro.idempotent"] = "true"
     if endpoint.timeout is not None:
-        found["busmicro.timeout"] = f"{endpoint.timeout:g}"
+        found["busmicro.timeout"] = str(endpoint.timeout).removesuffix(".0")
     if endpoint.doc:
         found["busmicro.doc"] = endpoint.doc
     for name, schema in (("request", endpoint.request), ("reply", endpoint.reply)):

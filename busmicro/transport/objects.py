@@ -275,6 +275,8 @@ class _Store(ObjectStore):
     async def get_info(self, name: str, show_deleted: bool | None = False) -> api.ObjectInfo:  # noqa: FBT001, FBT002 - nats-py's signature
         """Return what is known of an object, unless it is a link or could not be one of ours."""
         info = await super().get_info(name, show_deleted)
+        if not isinstance(info.options, api.ObjectMetaOptions | None):
+            raise BadObjectMetaError  # nats-py leaves what is no JSON object as it is
         is_whole = _DIGEST.fullmatch(str(info.digest)) and str(info.nuid).isalnum()
         if info.is_link() or not is_whole:
             raise BadObjectMetaError

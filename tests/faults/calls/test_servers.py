@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import NamedTuple
 
 import pytest
 
@@ -26,6 +27,9 @@ from tests.faults.report import Report
 RATE = 500
 PING = "1"
 """Seconds between two pings of a client to its server."""
+FROZEN_FOR = 20.0
+SERVERS_NOTICE = 17.0
+"""Seconds: a `NatsServer` pings every 5 s, and a route that misses two pings is closed."""
 
 
 async def test_call_without_a_node_fails_at_once(server: NatsServer, report: Report, full: bool):
@@ -117,29 +121,45 @@ async def test_restart_of_nats_under_load_is_over_when_it_is_over(
     assert all(isinstance(call.failure, Unavailable) for call in load.failures)
 
 
+class Move(NamedTuple):
+    """How caller and node left a server that hangs, in seconds from when it began to."""
+
+    noticed: float
+    answered: float
+    failed: list[float]
+    """When calls after that, until the server is back, ended without an answer."""
+
+
 @pytest.mark.timeout(120)
 async def test_frozen_server_is_left_for_another(programs: Programs, report: Report, full: bool):
-    """SIGSTOP of the server that caller and node are connected to: both move to another one."""
-    moves = []
+    """SIGSTOP of the server that caller and node are connected to: both move to another one.
+
+    The other servers miss its pings later than they do: until then they may send it calls.
+    """
+    frozen_for, moves = (FROZEN_FOR if full else 0.0), []
     async with NatsCluster(3) as cluster:
         for turn in range(3 if full else 1):
             await cluster.ready()
-            moves.append(await _seconds_until_it_moves(cluster, programs, f"n{turn}"))
+            moves.append(await _move(cluster, programs, f"n{turn}", frozen_for))
 
-    noticed, answered = (max(seconds) for seconds in zip(*moves, strict=True))
-    scenario = "S8 server of a cluster frozen, pings of 1 s"
+    noticed = max(move.noticed for move in moves)
+    answered = max(move.answered for move in moves)
+    failed = [at for move in moves for at in move.failed]
+    scenario = f"S8 server of a cluster frozen{f' for {frozen_for:g} s' * full}, pings of 1 s"
     why = "a ping is missed a second after it, so the second miss is up to 3 s after the last pong"
     times = f"the worst of {len(moves)}"
     report.add(scenario, f"on another server after, s, {times}", noticed, "≤ 3", why=why)
     report.add(scenario, f"the node answered again after, s, {times}", answered)
+    if full:
+        report.add(scenario, "calls after that, one by one, without an answer", len(failed))
+        report.add(scenario, "the last of them ended after, s", max([0.0, *failed]))
     assert noticed <= 4.0
     assert answered <= 6.0
+    assert max([0.0, *failed]) <= SERVERS_NOTICE
 
 
-async def _seconds_until_it_moves(
-    cluster: NatsCluster, programs: Programs, name: str
-) -> tuple[float, float]:
-    """Freeze the server that a caller and a node use; return when both had another."""
+async def _move(cluster: NatsCluster, programs: Programs, name: str, frozen_for: float) -> Move:
+    """Freeze the server that a caller and a node use, at least until both have another."""
     settings = Settings.load(nats_url=cluster.url, ping_interval=float(PING))
     async with Client(settings=settings, wrappers=[Retry(1)], timeout=0.5) as client:
         transport = client.bus.transport
@@ -156,10 +176,21 @@ async def _seconds_until_it_moves(
                 while not await _answers(client):
                     await asyncio.sleep(0.02)
                 answered = now() - frozen_at
+            failed = await _failing(client, until=frozen_at + frozen_for)
         finally:
             used.resume()
         await programs.end(name)
-    return noticed, answered
+    return Move(noticed, answered, [at - frozen_at for at in failed])
+
+
+async def _failing(client: Client, *, until: float) -> list[float]:
+    """Call again and again until a moment; return when calls ended that were not answered."""
+    failed = []
+    while now() < until:
+        if not await _answers(client):
+            failed.append(now())
+        await asyncio.sleep(0.02)
+    return failed
 
 
 async def _answers(client: Client) -> bool:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from tests.faults.events.history import History
+from tests.faults.events.refusals import Refused, longest_wait
 from tests.faults.report import Report
+
+SLACK = 0.5
+"""Seconds by which an error may come after the deadline of what was published."""
 
 
 def add_history(
@@ -38,3 +42,16 @@ def add_history(
     report.add(scenario, "errors at publishers", len(history.failed), errors)
     longest = f"≤ {gap:g}" if gap else ""
     report.add(scenario, "longest time without an ack, s", history.gap, longest)
+
+
+def judge_refusals(
+    report: Report, scenario: str, refusals: list[Refused], *, timeout: float
+) -> None:
+    """Check that publishers were told, in time, that nothing is stored or that nobody knows."""
+    codes = sorted({refused.code for refused in refusals})
+    over = max(0.0, longest_wait(refusals) - timeout)
+    report.add(scenario, "codes of the errors", ", ".join(codes))
+    report.add(scenario, "errors after their deadline by up to, s", over, f"≤ {SLACK:g}")
+    assert refusals, "publishing has to fail where nothing can be stored"
+    assert set(codes) <= {"unknown", "unavailable"}
+    assert over <= SLACK

@@ -19,6 +19,7 @@ from tests.faults.processes import Programs
 from tests.faults.report import Report
 
 DEAD = "DEAD-LETTERS"
+POISON = "S39 poison in a work queue"
 
 
 @pytest.mark.timeout(420)
@@ -75,40 +76,48 @@ async def test_poison_ends_among_the_dead_letters_alone_and_comes_back(
     await run.start_publishers(one=2000, many=2000, count=100)
     await programs.wait("p0", "p1")  # so that the consumer has all of it in its hands at once
     await run.start_consumers(1, keep=True, FAULTS_POISON="p0-3")
-    scenario = "S39 poison in a work queue"
     took = await run.time_until(lambda: _has_buried(observer, 1), within=20.0)
-    report.add(scenario, "among the dead letters after, s", took, "≤ 10")
+    report.add(POISON, "among the dead letters after, s", took, "≤ 10")
     await run.until(lambda: _is_empty(observer))
     await observer.request("orders.placed", b'{"id": 17', timeout=5)
     undecoded = await run.time_until(lambda: _has_buried(observer, 2), within=10.0)
-    report.add(scenario, "what does not decode, after, s", undecoded, "≤ 10")
+    report.add(POISON, "what does not decode, after, s", undecoded, "≤ 10")
     await run.until(lambda: _is_empty(observer))
     await asyncio.sleep(8.0 if full else 1.0)  # for copies that must not come
-
-    dead = [(headers, payload) for _, headers, payload in await raw_events(observer, DEAD)]
-    report.add(scenario, "copies and its neighbours' copies", len(dead) - 1, "1")
-    report.add(scenario, "left in the work queue", await _left(observer), "0")
-    assert [json.loads(payload)["id"] for _, payload in dead[:-1]] == ["p0-3"]
-    assert dead[-1][1] == b'{"id": 17'
-    assert [headers["Bus-Dead-Code"] for headers, _ in dead] == ["aborted", "invalid_argument"]
+    await _judge_the_dead(observer, report)
     assert took <= 10.0
 
     await programs.end("c0")
-    await run.start_consumers(1)
-    async with Client(server.url) as client:
-        letters = DeadLetters(client.bus)
-        poison, unreadable = await letters.list()
-        await letters.replay(poison.number)
-        await run.until(lambda: _is_empty(observer))
-        assert [letter.number for letter in await letters.list()] == [unreadable.number]
-        await letters.drop(unreadable.number)
+    await _replay_the_poison(run, server.url)
     await programs.end("c0")
 
     history = History()
     history.read_effects(run.database)
     effects = history.effects or []
-    report.add(scenario, "effects after replay", len(effects), "200")
+    report.add(POISON, "effects after replay", len(effects), "200")
     assert sorted(effects) == sorted(f"p{way}-{number}" for way in (0, 1) for number in range(100))
+
+
+async def _judge_the_dead(observer: Observer, report: Report) -> None:
+    """Check that two events are dead letters, with the reasons, and that no other event is left."""
+    dead = [(headers, payload) for _, headers, payload in await raw_events(observer, DEAD)]
+    report.add(POISON, "copies and its neighbours' copies", len(dead) - 1, "1")
+    report.add(POISON, "left in the work queue", await _left(observer), "0")
+    assert [json.loads(payload)["id"] for _, payload in dead[:-1]] == ["p0-3"]
+    assert dead[-1][1] == b'{"id": 17'
+    assert [headers["Bus-Dead-Code"] for headers, _ in dead] == ["aborted", "invalid_argument"]
+
+
+async def _replay_the_poison(run: Run, url: str) -> None:
+    """Have a consumer that survives it handle the poison, and drop what nobody can read."""
+    await run.start_consumers(1)
+    async with Client(url) as client:
+        letters = DeadLetters(client.bus)
+        poison, unreadable = await letters.list()
+        await letters.replay(poison.number)
+        await run.until(lambda: _is_empty(run.observer))
+        assert [letter.number for letter in await letters.list()] == [unreadable.number]
+        await letters.drop(unreadable.number)
 
 
 async def _has_buried(observer: Observer, count: int) -> bool:

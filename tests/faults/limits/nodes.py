@@ -12,9 +12,11 @@ from tests.faults.processes import Programs
 Until = Callable[..., Awaitable[None]]
 
 
-def start_node(programs: Programs, url: str, service: str, node: str, *following: str) -> None:
+def start_node(
+    programs: Programs, url: str, service: str, node: str, *following: str, **env: str
+) -> None:
     """Start a node of a service; `following` is the service that its `hop` calls."""
-    programs.start(node, "node.py", service, node, *following, BUSMICRO_NATS_URL=url)
+    programs.start(node, "node.py", service, node, *following, BUSMICRO_NATS_URL=url, **env)
 
 
 async def nodes_up(client: Client, until: Until, **wanted: int) -> None:

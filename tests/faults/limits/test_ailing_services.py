@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -19,6 +21,9 @@ BREAKER = "S15 a service fails 80 % of its calls"
 BLOCKED = "S25 the event loop of 1 of 3 nodes is blocked for 2 s"
 BLOCKED_FOR = 2.0
 RATE = 150
+LEAST_LAG = BLOCKED_FOR - 0.25
+"""A node looks four times a second how late its loop is; a block may begin right after a look."""
+STAYS = "nothing of it runs, so it takes calls as before; one that falls on it waits for its end"
 
 
 async def end_of(client: Client, *, is_well: bool) -> str:
@@ -117,17 +122,39 @@ def judge(report: Report, how: str, load: Load, blocked: float, free: float) -> 
     return waited
 
 
+async def shown_lag(programs: Programs, node: str) -> float:
+    """Return what `/health/live` of a node says of its loop, in seconds."""
+    found = re.search(r"http://127\.0\.0\.1:(\d+) has", programs.said(node))
+    assert found, "it does not say where its probes are"
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(found[1]))
+    writer.write(b"GET /health/live HTTP/1.1\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    lag = json.loads(answer.partition(b"\r\n\r\n")[2])["loop_lag"]
+    return float(lag)
+
+
+def judge_node(report: Report, lag: float, load: Load, blocked: float, free: float) -> None:
+    """Check what the node showed of its block, and report whether it left meanwhile."""
+    report.add(BLOCKED, "loop_lag of /health/live after it, s", lag, f"≥ {LEAST_LAG:g}")
+    fallen = sum(blocked + 1 < began < free and by == "n1" for began, _, by in load.calls)
+    left = "no" if fallen else "yes"
+    report.add(BLOCKED, "it left within 1 s by itself", left, "yes", met=not fallen, why=STAYS)
+    assert lag >= LEAST_LAG
+
+
 @pytest.mark.timeout(120)
 async def test_node_whose_loop_is_blocked_costs_no_call_after_it(
     server: NatsServer, programs: Programs, until: Until, report: Report
 ):
     """While a loop is blocked calls that fall on it wait; a second after it none does, none fails.
 
-    A loop that is blocked cannot leave the queue group, as nothing of the node runs.  A hedge at
-    the caller does not wait for it.
+    A loop that is blocked cannot leave the queue group, as nothing of the node runs; afterwards
+    `/health/live` says how late it was.  A hedge at the caller does not wait for it.
     """
     for number in (1, 2, 3):
-        start_node(programs, server.url, "busy", f"n{number}")
+        start_node(programs, server.url, "busy", f"n{number}", BUSMICRO_METRICS_PORT="0")
     hedge = Hedge(most=0.05, extra=1.0)
     async with (
         Client(server.url, wrappers=[Retry(1)], timeout=10.0) as plain,
@@ -135,9 +162,11 @@ async def test_node_whose_loop_is_blocked_costs_no_call_after_it(
     ):
         await nodes_up(plain, until, busy=3)
         loads = await with_one_blocked([plain, hedged])
+        lag = await shown_lag(programs, "n1")
 
     blocked, free = (noted(programs, "n1", what)[0] for what in ("blocked", "free"))
     assert free - blocked >= BLOCKED_FOR
+    judge_node(report, lag, loads[0], blocked, free)
     without = judge(report, "no hedge", loads[0], blocked, free)
     with_one = judge(report, "a hedge of 50 ms", loads[1], blocked, free)
     assert without <= 0.5

@@ -8,9 +8,16 @@ BUGS = (
     Bug(
         "takes the same id on another subject for a duplicate",
         "pubsub/envelope.py",
-        r'self._message_id = f"\r\n{MSG_ID}: {producer}:{where}:"',
+        r'self._message_id = f"\r\n{MSG_ID}: {producer}:{apart}:"',
         r'self._message_id = f"\r\n{MSG_ID}: {producer}:"',
         ("unit/pubsub/test_envelope.py", "nats/test_publishing.py"),
+    ),
+    Bug(
+        "takes the end of a subject with a colon for the beginning of an id",
+        "pubsub/envelope.py",
+        'apart = where.replace(":", "%3A")',
+        "apart = where",
+        ("unit/pubsub/test_envelope.py",),
     ),
     Bug(
         "tries to store for longer than an id is remembered",
@@ -236,8 +243,15 @@ BUGS = (
     Bug(
         "takes two events for later with one id for one, whatever their subjects",
         "pubsub/schedule.py",
-        'name = hashlib.sha256(f"{producer}:{target}:{id}".encode()).hexdigest()[:32]',
+        'name = hashlib.sha256(f"{producer}:{subject}:{id}".encode()).hexdigest()[:32]',
         'name = hashlib.sha256(f"{producer}:{id}".encode()).hexdigest()[:32]',
+        ("unit/pubsub/test_schedule_names.py",),
+    ),
+    Bug(
+        "lets an event for later on a subject with a colon take the place of another",
+        "pubsub/schedule.py",
+        'subject = target.replace(":", " ")',
+        "subject = target",
         ("unit/pubsub/test_schedule_names.py",),
     ),
     Bug(

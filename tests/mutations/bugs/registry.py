@@ -126,6 +126,13 @@ BUGS = (
         ("nats/registry/test_srv.py", "promises/test_registry.py"),
     ),
     Bug(
+        "rounds the timeout of an endpoint to six digits",
+        "registry/srv.py",
+        'found["busmicro.timeout"] = str(endpoint.timeout).removesuffix(".0")',
+        'found["busmicro.timeout"] = f"{endpoint.timeout:g}"',
+        ("unit/registry/test_any_description.py",),
+    ),
+    Bug(
         "answers $SRV wherever a stranger wants it to",
         "registry/srv.py",
         "if not reply or not self.replies_allowed.allows(reply):",

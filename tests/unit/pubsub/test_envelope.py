@@ -6,7 +6,7 @@ import re
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from busmicro import InvalidArgument
@@ -66,6 +66,28 @@ def test_core_events_say_no_more_than_they_must():
     """JSON goes without saying."""
     assert core_lines("application/json") == b""
     assert core_lines("application/protobuf") == b"Content-Type: application/protobuf\r\n"
+
+
+@given(st.from_regex(r"[!-~]{1,40}", fullmatch=True))
+def test_core_event_says_its_content_type_once(content_type):
+    """Whatever a codec calls what it writes, a subscriber reads that name; none is JSON."""
+    headers = parse(b"NATS/1.0\r\n" + core_lines(content_type) + b"\r\n")
+
+    assert list(headers) == ([] if content_type == "application/json" else ["Content-Type"])
+    assert headers.get("Content-Type", "application/json") == content_type
+
+
+@given(texts, texts, texts, texts)
+@example("a:b", "a", "c", "b:c")
+@example("a:b", "a%3Ab", "c", "c")
+def test_two_events_never_share_a_message_id(subject, other_subject, id, other_id):
+    """JetStream takes no event for a second copy of one with another subject or id."""
+    one, other = (
+        parse(Envelope(FIXED, "shop", where).block(clean_id(what)) + b"\r\n")["Nats-Msg-Id"]
+        for where, what in ((subject, id), (other_subject, other_id))
+    )
+
+    assert (one == other) is ((subject, id) == (other_subject, other_id))
 
 
 def test_given_ids_are_never_given_twice():

@@ -58,7 +58,7 @@ fuzz: .venv-fuzz/.ready ## bytes from outside, guided by coverage, a minute for 
 	PIP_CONSTRAINT=constraints.txt .venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check -e ".[server,msgpack,fuzz]"
 	@touch $@
 
-bench: .venv-bench/.ready ## calls, events, streams, start-up, memory, growth, beside their rivals and targets (7 minutes)
+bench: .venv-bench/.ready ## calls, events, streams, start-up, memory, growth, beside their rivals and targets; writes docs/benchmarks.* (10 minutes)
 	.venv-bench/bin/python -m benchmarks.run --markdown
 
 profile: .venv-bench/.ready ## the functions that take the time of a call, at the client and at the service

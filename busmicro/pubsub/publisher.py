@@ -478,7 +478,8 @@ class Outlet(Generic[T]):
             return self._full(failure)
         passing = {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNKNOWN}
         if number in {_TOO_MANY_REQUESTS, _IN_PROCESS} or failure.code in passing:
-            failure.not_run = failure.not_run or bool(number)  # a refusal is certain
+            # a refusal is certain, unless an attempt before is in process: it may be stored yet
+            failure.not_run = failure.not_run or number not in {0, _IN_PROCESS}
             return None
         return failure
 

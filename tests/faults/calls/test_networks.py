@@ -97,8 +97,11 @@ async def test_deadlines_hold_on_a_slow_network(
     in_time = sum(abs(seconds) <= 0.02 for seconds in off)
     scenario = "S10 200 ± 100 ms each way between caller and server"
     report.add(scenario, f"answered before the deadline, of {len(ends)}", len(ends) - len(off))
-    report.add(scenario, "failed at the deadline ± 20 ms, %", 100 * in_time / len(off), "= 100")
-    report.add(scenario, "the farthest from it, ms", max(map(abs, off)) * 1e3, "≤ 20")
+    usually = quantile(off, 0.5) * 1e3
+    why = f"usually {usually:.1f} ms: caller, node, server and proxy share the cores with all else"
+    share = 100 * in_time / len(off)
+    report.add(scenario, "failed at the deadline ± 20 ms, %", share, "= 100", why=why)
+    report.add(scenario, "the farthest from it, ms", max(map(abs, off)) * 1e3, "≤ 20", why=why)
     assert 0 < len(off) < len(ends)
     assert min(off) >= -0.002  # never before it
     assert quantile(off, 0.9) <= 0.02

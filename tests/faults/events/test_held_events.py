@@ -61,7 +61,8 @@ async def test_events_of_a_frozen_consumer_go_to_another(
     history.must_be_clean(where=programs.logs, seed=seed)
     assert in_hand
     assert in_hand <= set(elsewhere)
-    assert ack_wait - 0.5 <= slowest <= ack_wait + 3.0
+    # it said last that it works up to a third of `ack_wait` before it froze
+    assert ack_wait / 2 <= slowest <= ack_wait + 3.0
 
 
 def freeze_between_transactions(process: subprocess.Popen[bytes], database: Path) -> None:

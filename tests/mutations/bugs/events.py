@@ -41,6 +41,13 @@ BUGS = (
         ("unit/pubsub/test_refusals.py",),
     ),
     Bug(
+        "takes an event that is in process for one that is certainly not stored",
+        "pubsub/publisher.py",
+        "failure.not_run = failure.not_run or number not in {0, _IN_PROCESS}",
+        "failure.not_run = failure.not_run or bool(number)",
+        ("unit/pubsub/test_refusals.py",),
+    ),
+    Bug(
         "believes the word of another stream",
         "pubsub/publisher.py",
         "if stream != self._stream_name:",

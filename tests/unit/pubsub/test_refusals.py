@@ -84,6 +84,17 @@ def test_one_silence_is_enough_for_nobody_to_know():
     assert with_server([None, TOO_MANY], publish) > 2
 
 
+def test_event_that_is_in_process_may_yet_be_stored():
+    """The server has an attempt in its hands: nobody may say that the event is not stored."""
+
+    async def publish(client: Client) -> None:
+        with pytest.raises(PublishUnknown) as unknown:
+            await client.publish(PAID, Order(n=1), id="17", timeout=4.0)
+        assert not unknown.value.not_run
+
+    assert with_server([IN_PROCESS], publish) > 2
+
+
 def test_event_is_not_sent_again_when_its_id_is_forgotten():
     """After the time for which the stream recognises it, another attempt could store it twice."""
 

@@ -85,6 +85,8 @@ class Consumer:
         """How many streams of that name there have been: numbers mean other events in each."""
         self._stream_made = ""
         self._begin_again = False
+        self._lost_from: int | None = None
+        """The first number that means another event since the server has lost some."""
         self._filter = f"{subjects.prefix}{plan.topic.pattern}"
         self._declared = stream
         self._declarations = declarations
@@ -128,11 +130,13 @@ class Consumer:
         """Forget how far it was, until it is there again: all events of another stream are new."""
         self.streams += 1
         self.floor = 0
-        self._begin_again = True
+        self._begin_again, self._lost_from = True, None
 
     def _from(self, resume_at: int | None) -> int | None:
         """Return where it goes on: where it was, or at the first if the stream ends before that."""
         end = self._declarations.end(self._declared)
+        if resume_at is None and not self.plan.group:  # a group begins at the first
+            resume_at = self._lost_from
         if not self._begin_again and resume_at is not None and resume_at > end + 1:
             self._tell_of_loss(end, resume_at - 1)
             self._other_stream()
@@ -166,7 +170,7 @@ class Consumer:
         if end < seen:
             self._tell_of_loss(end, seen)
             self.streams += 1
-            self.floor = 0
+            self.floor, self._lost_from = 0, end + 1
 
     def _tell_of_loss(self, end: int, seen: int) -> None:
         log.error(

@@ -19,16 +19,13 @@ from benchmarks.table import Report, markdown, table
 
 ROOT = Path(__file__).parent.parent.parent
 RUN = [sys.executable, "-m", "benchmarks.run"]
-SUBJECTS = "rpc,streams,wrappers,registry,start"
-"""Not events and growth: `make bench` is the test of those, which take half a minute."""
+SUBJECTS = "rpc,registry"
+"""`make bench` is the test of the others, which take a minute."""
 SECTIONS = (
     "Calls",
     "Calls, targets",
     "CPU of a call",
-    "Streams",
-    "Wrappers",
     "Registry",
-    "Start and memory",
 )
 
 

@@ -13,11 +13,14 @@ import contextvars
 import enum
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from types import MappingProxyType
+from typing import Final, Protocol, TypeAlias
 
 from busmicro.delivery import Delivery, read_delivery
 from busmicro.errors import CodecError, InvalidArgument
-from busmicro.headers import Headers
+from busmicro.headers import TRACE, Headers
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Kind(enum.Enum):
@@ -81,6 +84,7 @@ class Call:
     __slots__ = (
         "_block",
         "_decode",
+        "_given",
         "_headers",
         "_message",
         "_reply_headers",
@@ -129,6 +133,7 @@ class Call:
         self._decode = decode
         self._headers = headers
         self._block = block
+        self._given: Mapping[str, str] | None = None
         self._reply_headers: Headers | bytes | None = None
         self._taps: list[Tap] | None = None
         self.subject_bytes = subject
@@ -162,7 +167,10 @@ class Call:
     def headers(self) -> Headers:
         """The headers of the request."""
         if self._headers is None:
-            self._headers = Headers(self._block or {})
+            block, given = self._block, self._given
+            if given is not None and not isinstance(block, bytes):
+                block = {**block, **given}
+            self._headers = Headers(block or {})
         return self._headers
 
     @property
@@ -183,11 +191,21 @@ class Call:
     @property
     def has_headers(self) -> bool:
         """Are there request headers? Asking costs less than making them."""
-        return bool(self._block if self._headers is None else self._headers)
+        return bool(self._block or self._given if self._headers is None else self._headers)
 
-    def has_just(self, usual: Mapping[str, str]) -> bool:
-        """Are the request headers these, and nobody has asked for them yet?"""
-        return self._headers is None and self._block is usual
+    def besides(self, usual: Mapping[str, str]) -> Mapping[str, str] | None:
+        """Return what was given besides the usual headers; None if somebody has asked for all."""
+        if self._headers is not None or self._block is not usual:
+            return None
+        return self._given or _NOTHING
+
+    def pass_on_trace(self, to: Call) -> None:
+        """Hand the trace of this exchange to one that it leads to; nothing else goes on."""
+        if self.has_headers:
+            for name in TRACE:
+                value = self.headers.get(name)
+                if value is not None:
+                    to.headers.setdefault(name, value)
 
     @property
     def has_reply_headers(self) -> bool:
@@ -224,7 +242,7 @@ class Call:
         other.spec, other.deadline, other.payload = self.spec, self.deadline, self.payload
         other._message, other._decode = self._message, self._decode
         other._headers = None if self._headers is None else self._headers.copy()
-        other._block, other.ack_bytes = self._block, self.ack_bytes
+        other._block, other._given, other.ack_bytes = self._block, self._given, self.ack_bytes
         other.subject_bytes, other.tried_here = self.subject_bytes, self.tried_here
         other._reply_headers, other.began, other.parts = None, False, self.parts
         other.stream = self.stream
@@ -252,7 +270,7 @@ def received(
     call = Call.__new__(Call)
     call.spec, call.deadline, call.began, call.payload = spec, deadline, False, payload
     call._message, call._decode, call._headers, call._block = None, decode, None, block
-    call._reply_headers = call._taps = None
+    call._given = call._reply_headers = call._taps = None
     call.parts = ()
     call.stream = None
     call.subject_bytes, call.ack_bytes, call.tried_here = subject, ack, 0
@@ -262,17 +280,18 @@ def received(
 def asked(
     spec: Spec,
     message: object,
-    headers: Headers | None,
     usual: Mapping[str, str],
+    given: Mapping[str, str] | None,
     deadline: float | None,
 ) -> Call:
     """Make the call of what goes out: as `Call(…)`, at a quarter of its cost.
 
-    With `headers` None they are the `usual` ones, copied only if somebody asks.
+    Its headers are the `usual` ones and those `given` besides, put together if somebody asks.
     """
     call = Call.__new__(Call)
     call.spec, call.deadline, call.began, call.payload = spec, deadline, False, b""
-    call._message, call._decode, call._headers, call._block = message, None, headers, usual
+    call._message, call._decode, call._headers, call._block = message, None, None, usual
+    call._given = given
     call._reply_headers = call._taps = None
     call.parts = ()
     call.stream = None

@@ -13,6 +13,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from busmicro.bus import Bus
@@ -42,7 +43,6 @@ from busmicro.headers import (
     CE_TYPE,
     CONTENT_TYPE,
     MSG_ID,
-    TRACE,
     VERSION_LINE,
     Headers,
     encode_lines,
@@ -65,7 +65,6 @@ ROOM_FOR_DEAD_LETTER: Final = 4096
 """Bytes that a durable event leaves free, so that its copy among the dead letters, which says why
 it died, is not too large."""
 _MOST_OUTLETS: Final = 10_000
-_MOST_BLOCKS: Final = 64
 _FURTHEST: Final = 3_650 * 86_400.0
 _TOO_MANY_REQUESTS: Final = 10167
 _STORE_FAILED: Final = 10077
@@ -130,10 +129,15 @@ _OWN: Final = frozenset(
 ) | {"ce-specversion", "ce-datacontenttype"}
 
 
+@lru_cache(maxsize=1024)
+def _is_own(name: str) -> bool:
+    return name.casefold() in _OWN
+
+
 def _refuse_own(headers: Iterable[str]) -> None:
     """Refuse headers that would stand there twice."""
     for name in headers:
-        if name.casefold() in _OWN:
+        if _is_own(name):
             raise InvalidArgument(
                 f"header {name} is written by busmicro: say id=, or content_type= of the topic",
                 not_run=True,
@@ -194,8 +198,8 @@ class Publisher:
             subject=outlet.subject_of(topic),
         )
         parent = current_call()
-        if parent is not None and parent.has_headers:
-            _pass_on_trace(parent, call)
+        if parent is not None:
+            parent.pass_on_trace(call)
         if outlet.stream is None:
             if options is not None and (options.at is not None or options.id):
                 raise InvalidArgument(
@@ -211,8 +215,8 @@ class Publisher:
         """Publish many events as one exchange: the wrappers see it once, from end to end."""
         call = Call(outlet.spec, message, subject=subject)
         parent = current_call()
-        if parent is not None and parent.has_headers:
-            _pass_on_trace(parent, call)
+        if parent is not None:
+            parent.pass_on_trace(call)
         return await compose(self._wrappers, send)(call)
 
 
@@ -245,7 +249,6 @@ class Outlet(Generic[T]):
         self._stream_name = publisher.bus.subjects.stream(topic.stream.name) if topic.stream else ""
         self.usual_ack = b'{"stream":"%b","seq":' % self._stream_name.encode()
         """How an acknowledgement begins that says nothing but the number."""
-        self._blocks: dict[tuple[tuple[str, str], ...], bytes] = {}
         self.chain: Handler = compose(wrappers, self._send)
 
     def subject_of(self, topic: Topic[T]) -> bytes:
@@ -310,18 +313,11 @@ class Outlet(Generic[T]):
         return send
 
     def _block_of(self, headers: Mapping[str, str] | None) -> bytes:
-        """Return the header block of a core event; publishers often send the same headers."""
+        """Write the header block of a core event."""
         if not headers:
             return self._core_block
-        key = tuple(headers.items())
-        block = self._blocks.get(key)
-        if block is None:
-            _refuse_own(headers)
-            block = b"%b%b%b\r\n" % (VERSION_LINE, self.fixed, encode_lines(key))
-            if len(self._blocks) >= _MOST_BLOCKS:
-                self._blocks.clear()
-            self._blocks[key] = block
-        return block
+        _refuse_own(headers)
+        return b"%b%b%b\r\n" % (VERSION_LINE, self.fixed, encode_lines(headers.items()))
 
     async def _store(self, call: Call, options: PublishOptions) -> Stored:
         """Publish an event that a stream keeps; the innermost of its chain."""
@@ -531,11 +527,3 @@ def moment(after: float | None, at: datetime | None) -> datetime | None:
     if not 0 <= after <= _FURTHEST:
         raise InvalidArgument(f"after={after}: say seconds, 0 to {_FURTHEST:,}", not_run=True)
     return SYSTEM_CLOCK.wall() + timedelta(seconds=after)
-
-
-def _pass_on_trace(parent: Call, call: Call) -> None:
-    """Hand the trace of what is being served on to the event; nothing else goes on."""
-    for name in TRACE:
-        value = parent.headers.get(name)
-        if value is not None:
-            call.headers.setdefault(name, value)

@@ -28,7 +28,6 @@ from busmicro.endpoint import (
     read_signature,
 )
 from busmicro.errors import CallError, CodecError, InvalidArgument, SetupError, Unavailable
-from busmicro.headers import TRACE, Headers
 from busmicro.rpc.callstream import CallStream
 from busmicro.rpc.held import HeldStream, Source, call_with_many
 from busmicro.rpc.opening import StreamOptions, StreamRoute
@@ -238,13 +237,15 @@ class Caller:
         headers: Mapping[str, str] | None,
     ) -> Call:
         """Make the call of a request: with the client's headers, and what the one served gives."""
-        given = Headers({**route.headers, **headers}) if headers else None
+        given = dict(headers) if headers else None  # whose it is may change it meanwhile
+        call = asked(route.spec, message, route.headers, given, deadline)
         parent = current_call()
         if parent is not None:
             if parent.deadline is not None:
-                deadline = parent.deadline if deadline is None else min(deadline, parent.deadline)
-            given = _pass_on_trace(parent, given, route.headers)
-        return asked(route.spec, message, given, route.headers, deadline)
+                until = parent.deadline
+                call.deadline = until if deadline is None else min(deadline, until)
+            parent.pass_on_trace(call)
+        return call
 
     async def call_all(
         self,
@@ -466,14 +467,3 @@ async def _attempt(
         return await client.call(service, endpoint, message, returns=returns)
     except CallError as failure:
         return failure
-
-
-def _pass_on_trace(parent: Call, given: Headers | None, usual: Mapping[str, str]) -> Headers | None:
-    """Hand the trace of the call being served to the calls it makes; nothing else goes on."""
-    if parent.has_headers:
-        for name in TRACE:
-            value = parent.headers.get(name)
-            if value is not None:
-                given = Headers(usual) if given is None else given
-                given.setdefault(name, value)
-    return given

@@ -97,8 +97,12 @@ class Route:
 
     def lines(self, call: Call) -> bytes:
         """Write the headers of a call as the lines of a block."""
-        if call.has_just(self.headers):
-            return self._usual_lines
+        given = call.besides(self.headers)
+        if given is not None:
+            if not given:
+                return self._usual_lines
+            if self.headers.keys().isdisjoint(given):
+                return self._usual_lines + encode_lines(given.items())
         return encode_lines(call.headers.items_by_name.items()) if call.has_headers else b""
 
     async def elsewhere(

@@ -13,6 +13,7 @@ from busmicro.call import (
     Side,
     Spec,
     Wrapper,
+    asked,
     compose,
     current_call,
     enter_call,
@@ -161,6 +162,15 @@ def test_copy_of_a_received_call_has_its_message_and_payload(read_first: bool):
     other = call.copy()
 
     assert (other.payload, other.message) == (b"John", "John")
+
+
+def test_copy_has_the_headers_that_were_given():
+    """A second attempt says what the first one said, usual headers and those of the call."""
+    call = asked(call_of().spec, "m", {"A": "1"}, {"B": "2"}, None)
+
+    other = call.copy()
+
+    assert dict(other.headers) == {"A": "1", "B": "2"}
 
 
 def test_asking_for_headers_does_not_make_them():

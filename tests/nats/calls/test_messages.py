@@ -152,6 +152,71 @@ async def test_headers_go_both_ways(busmicro_client, busmicro_start):
     assert seen == ["acme"]
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_headers_of_a_call_come_besides_those_of_the_client(
+    busmicro_client, busmicro_start, wrapped: bool
+):
+    """Each header arrives once; the call's own wins, whether or not a wrapper reads them before."""
+    service = Service("headers")
+    expected: list[str] = []
+
+    @service.rpc
+    async def see(call: Call) -> dict[str, str]:
+        return dict(call.headers)
+
+    async def read(call: Call, call_next: Handler) -> object:
+        assert call.headers["x-tenant"] == expected[0]
+        return await call_next(call)
+
+    await busmicro_start(service)
+    url = busmicro_client.bus.settings.nats_url
+    async with Client(url, wrappers=[read] if wrapped else []) as client:
+        usual = client.with_options(headers={"X-Tenant": "acme", "X-Region": "eu"})
+
+        async def seen(given: dict[str, str] | None, tenant: str) -> dict[str, str]:
+            expected[:] = [tenant]
+            answer = await usual.call("headers", "see", returns=dict[str, str], headers=given)
+            return {name: value for name, value in answer.items() if name.startswith("X-")}
+
+        assert await seen(None, "acme") == {"X-Tenant": "acme", "X-Region": "eu"}
+        assert await seen({"X-A": "1", "X-B": "2"}, "acme") == {
+            "X-Tenant": "acme",
+            "X-Region": "eu",
+            "X-A": "1",
+            "X-B": "2",
+        }
+        assert await seen({"X-Tenant": "other"}, "other") == {
+            "X-Tenant": "other",
+            "X-Region": "eu",
+        }
+        assert await seen({}, "acme") == {"X-Tenant": "acme", "X-Region": "eu"}
+
+
+async def test_headers_are_those_that_were_given(busmicro_client, busmicro_start):
+    """Whoever fills its dict of headers anew while a call waits changes nothing of that call."""
+    service = Service("headers")
+    goes_on = asyncio.Event()
+
+    @service.rpc
+    async def see(call: Call) -> str:
+        return call.headers["X-Turn"]
+
+    async def wait(call: Call, call_next: Handler) -> object:
+        await goes_on.wait()
+        return await call_next(call)
+
+    await busmicro_start(service)
+    async with Client(busmicro_client.bus.settings.nats_url, wrappers=[wait]) as client:
+        given = {"X-Turn": "first"}
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(client.call("headers", "see", headers=given))
+            await asyncio.sleep(0)
+            given["X-Turn"] = "second"
+            goes_on.set()
+
+        assert call.result() == "first"
+
+
 async def test_stub_calls_like_the_class(busmicro_client, busmicro_start):
     """A stub's methods are calls, with names, types and time-outs of the class."""
 

@@ -10,12 +10,23 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import nats
 import pytest
 
 from busmicro import NatsServer
 
 ROOT = Path(__file__).parent.parent
+
+# An example that takes longer than others says more of the machine than of us; what hangs meets
+# the timeout that every test has.
+hypothesis.settings.register_profile("busmicro", deadline=None)
+hypothesis.settings.load_profile("busmicro")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Say how many workers `-n auto` starts: half as many again as cores, for most tests wait."""
+    return (os.cpu_count() or 1) * 3 // 2
 
 
 @pytest.fixture

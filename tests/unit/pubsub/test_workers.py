@@ -52,7 +52,7 @@ class Bench:
         self.failed.append(item)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 6),
     st.lists(st.integers(0, 4), min_size=1, max_size=7),

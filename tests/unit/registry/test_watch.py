@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from busmicro.registry import Change, ChangeKind, Node
@@ -228,7 +228,6 @@ class Replay:
 
 
 @given(steps=st.lists(STEP, max_size=60), limit=st.integers(1, 5))
-@settings(deadline=None)
 def test_whoever_replays_the_changes_has_the_view(steps: list, limit: int) -> None:
     """However slowly it listens: nobody leaves or is updated who was not there before."""
 

@@ -129,7 +129,7 @@ async def _echoed(messages: list[bytes], *, frame_bytes: int, window_bytes: int)
             return [message async for message in stream]
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 6000), st.integers(0, 255)), max_size=4),
     st.integers(400, 5000),

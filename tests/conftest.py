@@ -8,15 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
 
 import hypothesis
 import nats
 import pytest
 
 from busmicro import NatsServer
-
-ROOT = Path(__file__).parent.parent
+from tests.environment import PYTHONPATH
 
 # An example that takes longer than others says more of the machine than of us; what hangs meets
 # the timeout that every test has.
@@ -24,6 +22,7 @@ hypothesis.settings.register_profile("busmicro", deadline=None)
 hypothesis.settings.load_profile("busmicro")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Say how many workers `-n auto` starts: half as many again as cores, for most tests wait."""
     return (os.cpu_count() or 1) * 3 // 2
@@ -45,7 +44,7 @@ def start_program() -> Iterator[Node]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*args: str, url: str = "", **env: str) -> subprocess.Popen[bytes]:
-        given = {**os.environ, **env, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        given = {**os.environ, **env, "PYTHONPATH": PYTHONPATH, "PYTHONUNBUFFERED": "1"}
         if url:
             given["BUSMICRO_NATS_URL"] = url
         process = subprocess.Popen(

@@ -19,8 +19,7 @@ from click.testing import CliRunner
 
 from busmicro import NatsServer
 from busmicro.cli import cli
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.environment import PYTHONPATH
 
 _SHOP = '''
 import asyncio
@@ -160,7 +159,7 @@ asyncio.run(main())
 
 def _environment(home: Path, more: dict[str, str]) -> dict[str, str]:
     kept = {n: v for n, v in os.environ.items() if not n.startswith(("BUSMICRO_", "NATS_", "XDG_"))}
-    own = {"PYTHONPATH": str(ROOT), "HOME": str(home), "PYTHONUNBUFFERED": "1", "TERM": "dumb"}
+    own = {"PYTHONPATH": PYTHONPATH, "HOME": str(home), "PYTHONUNBUFFERED": "1", "TERM": "dumb"}
     return {**kept, **own, **more}
 
 

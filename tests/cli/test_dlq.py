@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import PYTHONPATH
+
 _BILLING = '''
 from pathlib import Path
 from pydantic import BaseModel
@@ -40,7 +42,7 @@ def shop(home: Path, url: str) -> Iterator[Path]:
     """Run a service that refuses events while a file `closed` is there; the folder it looks in."""
     (home / "billing.py").write_text(_BILLING)
     (home / "closed").touch()
-    env = {**os.environ, "BUSMICRO_NATS_URL": url, "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {**os.environ, "BUSMICRO_NATS_URL": url, "PYTHONPATH": PYTHONPATH}
     command = [sys.executable, "-m", "busmicro", "run", "billing:billing"]
     process = subprocess.Popen(
         command, cwd=home, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -231,7 +233,7 @@ def test_person_is_asked_before_letters_are_dropped(home, url, quick, die, typed
     """On a terminal `drop` asks; no leaves everything as it is."""
     (number,) = die('{"order": "1"}')
     ours, theirs = pty.openpty()
-    env = {**os.environ, "BUSMICRO_NATS_URL": url, "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {**os.environ, "BUSMICRO_NATS_URL": url, "PYTHONPATH": PYTHONPATH}
     process = subprocess.Popen(
         [sys.executable, "-m", "busmicro", "dlq", "drop", str(number)],
         env=env,

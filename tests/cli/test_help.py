@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from click.testing import CliRunner
@@ -36,10 +36,11 @@ def test_help_lists_every_verb_quickly(busmicro):
     """`busmicro --help` names all verbs and imports nothing that is slow."""
     took = []
     for _ in range(5):
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         shown = busmicro("--help")
-        took.append(time.perf_counter() - began)
-    print(f"busmicro --help: {min(took) * 1000:.0f} ms")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    print(f"busmicro --help: {min(took) * 1000:.0f} ms of a processor")
 
     assert shown.returncode == 0
     assert all(f"  {verb} " in shown.stdout for verb in VERBS)

@@ -17,7 +17,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from busmicro.cli import cli
-from tests.cli.conftest import ROOT, _environment
+from tests.cli.conftest import _environment
 
 pytestmark = pytest.mark.usefixtures("chat")
 
@@ -286,7 +286,7 @@ def person(home, url):
         ours, theirs = pty.openpty()
         process = subprocess.Popen(
             [sys.executable, "-m", "busmicro", "stream", *args],
-            env=_environment(home, {"BUSMICRO_NATS_URL": url, "PYTHONPATH": str(ROOT)}),
+            env=_environment(home, {"BUSMICRO_NATS_URL": url}),
             cwd=home,
             stdin=theirs,
             stdout=theirs,

@@ -74,13 +74,13 @@ class Programs:
         out = (self.logs / f"{name}.out").read_bytes()
         return b" serves as node " in out[self._printed[name] :]
 
-    async def serve(self, *names: str, within: float = 30.0) -> None:
+    async def serve(self, *names: str, within: float = 45.0) -> None:
         """Return when each of these programs, started before, serves as a node."""
         await self.until(
             lambda: all(" serves as node " in self.said(name) for name in names), within=within
         )
 
-    async def until(self, condition: Callable[[], bool], *, within: float = 30.0) -> None:
+    async def until(self, condition: Callable[[], bool], *, within: float = 45.0) -> None:
         """Wait for something to become true.
 
         Raises:
@@ -103,8 +103,11 @@ class Programs:
         process.wait()
 
     def freeze(self, name: str) -> None:
-        """Let a program hang (SIGSTOP), until `thaw`."""
-        self.running[name].send_signal(signal.SIGSTOP)
+        """Let a program hang (SIGSTOP), until `thaw`; when this returns it runs no more."""
+        process = self.running[name]
+        process.send_signal(signal.SIGSTOP)
+        if hasattr(os, "waitid"):  # not so on macOS before Python 3.13
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self, name: str) -> None:
         """Let it go on (SIGCONT)."""

@@ -35,7 +35,7 @@ def pytest_run(env: dict[str, str], *args: str) -> int:
 
 def run_scenarios(env: dict[str, str], *, short: bool, only: str) -> int:
     """Run all scenarios on real servers and processes, and return an exit code."""
-    beside = ["-n", "2", "--dist", "loadfile"] if short else ["-s"]
+    beside = ["-n", "2", "--dist", "loadfile", "--timeout", "120"] if short else ["-s"]
     return pytest_run(env, "tests/faults", *beside, *(["-k", only] if only else []))
 
 

@@ -8,13 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from busmicro import Client
+from tests.environment import PYTHONPATH, ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
 
 PRINTS = {
@@ -89,7 +88,7 @@ NEED_A_SERVER = {"01_greeter.py", "02_client.py"}
 def run(*args: object, **env: str) -> str:
     result = subprocess.run(
         [sys.executable, *map(str, args)],
-        env={**os.environ, **env, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **env, "PYTHONPATH": PYTHONPATH},
         capture_output=True,
         text=True,
         timeout=30,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import PYTHONPATH
 from tests.mutations.bug import ROOT, Bug, copy_package, unmeasured
 from tests.simulation.bugs import BUGS
 
@@ -18,7 +19,7 @@ SEEDS = 400
 def simulate(package_in: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the simulator with the package that lies in a directory."""
     command = [sys.executable, "-P", "-m", "tests.simulation.replay", *arguments]
-    given = {**unmeasured(), **env, "PYTHONPATH": f"{package_in}{os.pathsep}{ROOT}"}
+    given = {**unmeasured(), **env, "PYTHONPATH": f"{package_in}{os.pathsep}{PYTHONPATH}"}
     return subprocess.run(
         command, env=given, cwd=package_in, capture_output=True, text=True, timeout=50, check=False
     )

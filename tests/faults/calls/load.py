@@ -14,6 +14,8 @@ from tests.faults.history import Operations, logged
 from tests.faults.log import now
 
 _LOOK_EVERY = 0.005
+_CATCHES_UP = 0.1
+"""Seconds whose calls are made late, when this machine stood still; more would be a rush."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Load:
     operations: Operations = field(default_factory=Operations)
     """What was asked for; `read` adds what nodes have seen of it."""
     _stopped: bool = False
+    _held: bool = False
 
     async def __aenter__(self) -> Self:
         self._running = asyncio.get_running_loop().create_task(self._run())
@@ -62,8 +65,10 @@ class Load:
         due = now()
         async with asyncio.TaskGroup() as group:
             while not self._stopped:
-                due += 1 / self.rate
+                due = max(due + 1 / self.rate, now() - _CATCHES_UP)
                 await asyncio.sleep(max(0.0, due - now()))
+                while self._held:
+                    await asyncio.sleep(_LOOK_EVERY)
                 group.create_task(self._one(f"{self.name}-{len(self.operations.invoked)}"))
                 self.operations.invoked.append(f"{self.name}-{len(self.operations.invoked)}")
 
@@ -96,6 +101,21 @@ class Load:
         while self.calls < wanted:
             assert not self._running.done()
             await asyncio.sleep(_LOOK_EVERY)
+
+    async def few_under_way(self, most: int = 3) -> None:
+        """Return when no more calls than these are under way: as few as a kill may cost.
+
+        If that takes long, because the machine is busy, none are made until then.
+        """
+        began = now()
+        while self.calls - len(self.ended) > most:
+            self._held = now() > began + 2.0
+            await asyncio.sleep(_LOOK_EVERY)
+        self._held = False
+
+    def since(self, moment: float) -> list[Ended]:
+        """Return the calls that were made after a moment."""
+        return [call for call in self.ended if call.began > moment]
 
     async def until(self, when: float) -> None:
         """Return at a moment of the clock that all processes share."""

@@ -83,7 +83,8 @@ async def test_proxy_cuts_and_freezes(server: NatsServer):
 
         proxy.cut()
         with pytest.raises(ConnectionResetError):
-            await reader.readline()
+            while await reader.readline():
+                pass  # it may have said something just before
         writer.transport.abort()
 
 
@@ -98,7 +99,7 @@ async def test_latency_delays_each_way_and_keeps_the_order():
     payloads = [b"%03d," % number for number in range(30)]
     began, ear = await said_back(Network(latency=0.1, jitter=0.05, seed=3), payloads)
     first = ear.pieces[0][0] - began
-    assert 0.1 <= first <= 0.5
+    assert 0.1 <= first <= 2.0
     pauses = {
         round(at - before, 3)
         for (before, _), (at, _) in zip(ear.pieces, ear.pieces[1:], strict=False)

@@ -25,6 +25,8 @@ from tests.faults.processes import Programs
 from tests.faults.report import Report
 
 RATE = 500
+SHORT_RATE = 200
+"""Calls a second of the short form, which shares the machine with other tests."""
 PING = "1"
 """Seconds between two pings of a client to its server."""
 FROZEN_FOR = 20.0
@@ -45,12 +47,12 @@ async def test_call_without_a_node_fails_at_once(server: NatsServer, report: Rep
     scenario = "S6 no node at all"
     report.add(scenario, "unavailable after, ms, half of them", quantile(took, 0.5) * 1e3)
     report.add(scenario, "unavailable after, ms, 99 of 100", quantile(took, 0.99) * 1e3, "≤ 10")
-    assert quantile(took, 0.5) <= 0.01
-    assert quantile(took, 0.99) <= 0.05
+    assert quantile(took, 0.5) <= (0.01 if full else 0.05)
+    assert quantile(took, 0.99) <= (0.05 if full else 0.5)
 
 
 async def test_no_call_hangs_when_the_server_dies_with_200_in_flight(
-    server: NatsServer, programs: Programs, report: Report
+    server: NatsServer, programs: Programs, report: Report, full: bool
 ):
     """NATS is killed and comes back after 0.3 s: every call in flight ends at once, as Unavailable.
 
@@ -59,8 +61,9 @@ async def test_no_call_hangs_when_the_server_dies_with_200_in_flight(
     await start_nodes(programs, server.url, "n0", "n1")
     async with Client(server.url) as client:
         loop = asyncio.get_running_loop()
-        calls = [loop.create_task(client.call("greeter", "sleep", 3.0)) for _ in range(200)]
-        async with asyncio.timeout(5):
+        long = client.with_options(timeout=40.0)  # all 200 are in flight, however slow they begin
+        calls = [loop.create_task(long.call("greeter", "sleep", 30.0)) for _ in range(200)]
+        async with asyncio.timeout(20):
             while await _running(client) < 200:
                 await asyncio.sleep(0.005)
         killed_at = now()
@@ -81,24 +84,28 @@ async def test_no_call_hangs_when_the_server_dies_with_200_in_flight(
     report.add(scenario, "the last of them ended after, s", took, "≤ 5.1")
     report.add(scenario, "answered again after, s", back)
     assert hung == 0
-    assert took < 1.0
-    assert back < 5.0
+    assert took < (1.0 if full else 5.0)
+    assert back < (5.0 if full else 10.0)
 
 
 async def _running(client: Client) -> int:
-    nodes = await client.call_all("greeter", "Debug.Stats", returns=dict[str, object])
+    try:
+        nodes = await client.call_all("greeter", "Debug.Stats", returns=dict[str, object])
+    except Unavailable:  # who is there cannot be said just now
+        return 0
     return sum(int(str(stats["running"])) - 1 for stats in nodes)  # the question itself runs, too
 
 
 async def test_restart_of_nats_under_load_is_over_when_it_is_over(
-    server: NatsServer, programs: Programs, report: Report, seed: int
+    server: NatsServer, programs: Programs, report: Report, seed: int, full: bool
 ):
     """Calls fail fast while NATS is down and succeed again after it; no task is left behind."""
+    rate = RATE if full else SHORT_RATE
     await start_nodes(programs, server.url, "n0")
     async with Client(server.url) as client:
         patient = client.with_options(wait_for_ready=True)
-        async with Load(client, RATE) as load:
-            await load.made(RATE // 4)
+        async with Load(client, rate) as load:
+            await load.made(rate // 4)
             for number in range(3):
                 server.kill()
                 await asyncio.sleep(0.2)
@@ -106,18 +113,18 @@ async def test_restart_of_nats_under_load_is_over_when_it_is_over(
                 await patient.call("greeter", "hello", f"b-{number}", timeout=10.0)
                 load.operations.invoked.append(f"b-{number}")
                 load.operations.ok.append(f"b-{number}")
-                await load.made(RATE // 10)
+                await load.made(rate // 10)
         assert await client.call("greeter", "sleep", 0.0) == 0.0
         assert len(client.bus.replies) == 0
 
     history = load.read(*logs(programs, "n0"))
     slowest = max(call.took for call in load.ended)
-    scenario = f"S7 server killed 3 times at {RATE} calls/s"
+    scenario = f"S7 server killed 3 times at {rate} calls/s"
     report.add(scenario, f"failed, of {len(load.ended):,}", len(load.failures))
     report.add(scenario, "certainly not run, of those", len(history.failed))
     report.add(scenario, "the slowest call, s", slowest, "≤ 5.1")
     history.must_be_clean(where=programs.logs, seed=seed)
-    assert slowest < 2.0
+    assert slowest < (2.0 if full else 4.5)
     assert all(isinstance(call.failure, Unavailable) for call in load.failures)
 
 
@@ -153,8 +160,8 @@ async def test_frozen_server_is_left_for_another(programs: Programs, report: Rep
     if full:
         report.add(scenario, "calls after that, one by one, without an answer", len(failed))
         report.add(scenario, "the last of them ended after, s", max([0.0, *failed]))
-    assert noticed <= 4.0
-    assert answered <= 6.0
+    assert noticed <= (4.0 if full else 8.0)
+    assert answered <= (6.0 if full else 12.0)
     assert max([0.0, *failed]) <= SERVERS_NOTICE
 
 
@@ -165,7 +172,7 @@ async def _move(cluster: NatsCluster, programs: Programs, name: str, frozen_for:
         transport = client.bus.transport
         used = next(server for server in cluster.servers if server.url == transport.server_url)
         await start_nodes(programs, used.url, name, BUSMICRO_PING_INTERVAL=PING)
-        assert await client.call("greeter", "sleep", 0.0) == 0.0
+        assert await client.call("greeter", "sleep", 0.0, timeout=10.0) == 0.0
         frozen_at = now()
         used.pause()
         try:

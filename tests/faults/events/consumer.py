@@ -6,7 +6,8 @@ Environment: FAULTS_EFFECTS (the database; without it there are no effects), FAU
 FAULTS_MAX_DELIVER, FAULTS_DIE_AFTER and FAULTS_DIE_BEFORE (numbers of orders: after which commit,
 before which commit to die, once each), FAULTS_POISON (the id of an order that always kills),
 FAULTS_SLOW (seconds that a handler takes), FAULTS_LINGER (seconds that an order stays here before
-its effect, and again after it, without the right to write).
+its effect, and again after it, without the right to write), FAULTS_GATE (a file: while it is there
+no order goes on to its effect).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ log = Log(sys.argv[1])
 logs = Path(sys.argv[1]).parent
 slow = float(os.environ.get("FAULTS_SLOW", "0"))
 linger = float(os.environ.get("FAULTS_LINGER", "0"))
+gate = os.environ.get("FAULTS_GATE")
 poison = os.environ.get("FAULTS_POISON")
 effects = os.environ.get("FAULTS_EFFECTS")
 store = SqliteStore(effects) if effects else None
@@ -73,7 +75,18 @@ async def stay(call: Call, call_next: Handler) -> object:
     return reply
 
 
-lingering = [stay] if linger else []
+def is_shut() -> bool:
+    return gate is not None and Path(gate).exists()
+
+
+async def wait_at_gate(call: Call, call_next: Handler) -> object:
+    """Keep an order in hand while the gate is shut."""
+    while is_shut():
+        await asyncio.sleep(0.02)
+    return await call_next(call)
+
+
+lingering = [*([stay] if linger else []), *([wait_at_gate] if gate else [])]
 wrappers = [record, die_after_commit, *lingering, *([once(store)] if store else [])]
 service = Service("billing", id=sys.argv[2], handler_wrappers=wrappers)
 

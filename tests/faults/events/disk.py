@@ -15,6 +15,8 @@ from busmicro.embedded import find_nats_server
 
 _MIB = 2**20
 _MOST_COPIES = 100
+_COMMIT_EVERY = 600
+"""Seconds after which the file system syncs by itself: later than any test, or chance had a say."""
 
 
 class NotHere(Exception):
@@ -83,7 +85,8 @@ class FragileDisk:
         self._mount()
 
     def _mount(self) -> None:
-        _run("mount", "-o", "loop", str(self._image), str(self.path))
+        options = f"loop,commit={_COMMIT_EVERY}"
+        _run("mount", "-o", options, str(self._image), str(self.path))
         self._mounted = True
 
     def _unmount(self) -> None:

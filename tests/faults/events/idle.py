@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # what comes early waits
     with Path(sys.argv[1]).open("a", encoding="utf-8") as log:
         log.write(f"{os.getpid()}\n")
-    signal.pause()
+    signal.sigwait({signal.SIGTERM})

@@ -49,4 +49,5 @@ def servers_told(cluster: NatsCluster) -> int:
 
 def restored(server: NatsServer) -> int:
     """Return how many events of the stream a server took from its own disk when it started."""
-    return int(_RESTORED.findall(server.log_tail(100_000))[-1].replace(",", ""))
+    found = _RESTORED.findall(server.log_tail(100_000))
+    return int(found[-1].replace(",", "")) if found else 0

@@ -35,20 +35,26 @@ class Run:
         self._publishers: list[str] = []
         self._consumers: list[str] = []
         self._counted: dict[str, tuple[int, int]] = {}
+        self.gate = programs.logs / "gate"
+        """While this file is there, consumers that are started with `gated` finish no event."""
         self.database = programs.logs / "effects.db"
         with contextlib.closing(sqlite3.connect(self.database)) as database:
             database.execute("CREATE TABLE effects (id TEXT)")
         self._env.setdefault("FAULTS_EFFECTS", str(self.database))
 
-    async def start_consumers(self, count: int, *, keep: bool = False, **env: str) -> None:
+    async def start_consumers(
+        self, count: int, *, first: int = 0, keep: bool = False, gated: bool = False, **env: str
+    ) -> None:
         """Start consumers and wait until they serve; with `keep`, dead ones are replaced."""
-        names = [f"c{number}" for number in range(count)]
-        self._consumers = names
+        if gated:
+            env["FAULTS_GATE"] = str(self.gate)
+        names = [f"c{number}" for number in range(first, first + count)]
+        self._consumers = sorted({*self._consumers, *names})
         before = self._serving(names)
         for name in names:
             start = self.programs.keep_running if keep else self.programs.start
             start(name, "consumer.py", name, **{**self._env, **env})
-        await self.until(lambda: self._serving(names) >= before + count)
+        await self.until(lambda: self._serving(names) >= before + count, within=60.0)
 
     async def start_publishers(self, *, one: float, many: float, count: int = 0) -> None:
         """Start one publisher that uses `publish` and one that uses `publish_many`.
@@ -132,9 +138,18 @@ class Run:
         await self.until(condition, within=within)
         return loop.time() - began
 
+    async def left(self) -> int:
+        """Count the events in the stream that have not been handled."""
+        return await left_to_do(self.observer, STREAM, CONSUMER)
+
     async def caught_up(self) -> bool:
         """Tell whether everything in the stream has been handled."""
-        return await left_to_do(self.observer, STREAM, CONSUMER) == 0
+        return await self.left() == 0
+
+    async def has_left(self, count: int, *, or_more: bool = False) -> bool:
+        """Tell whether just so many events have not been handled."""
+        left = await self.left()
+        return left >= count if or_more else left == count
 
     def refused(self, name: str) -> int:
         """Count the errors that a publisher has got."""

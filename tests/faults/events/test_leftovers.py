@@ -12,6 +12,9 @@ import pytest
 from busmicro import Client, NatsServer, Service
 from tests.faults.events.orders import ORDERS, STREAM, Order
 
+PATIENCE = 20.0
+"""Seconds for a connection to a server that has just started, where others use the machine."""
+
 
 def recording(server: NatsServer, got: list[str], group: str) -> Service:
     """Make a service whose one handler notes the ids of its events."""
@@ -26,6 +29,11 @@ def recording(server: NatsServer, got: list[str], group: str) -> Service:
 
 def orders(name: str, count: int) -> list[Order]:
     return [Order(f"{name}-{number}", number) for number in range(count)]
+
+
+def came(got: list[str], name: str, count: int) -> bool:
+    """Tell whether all of these were handled; some come again if the server has not heard it."""
+    return {order.id for order in orders(name, count)} <= set(got)
 
 
 async def end(server: NatsServer, until) -> None:
@@ -53,15 +61,14 @@ async def test_consumer_without_its_settings_skips_nothing(tmp_path: Path, until
         recording(server, got, "billing"),
     ):
         await client.publish_many(ORDERS, orders("early", 50))
-        await until(lambda: len(got) == 50)
+        await until(lambda: came(got, "early", 50), timeout=PATIENCE)
         await end(server, until)
         for file in stream_folder(tmp_path / "store").glob(emptied):
             if file.is_file() and file.name != "o.dat":
                 file.write_bytes(b"")
         await server.restart()
         await client.publish_many(ORDERS, orders("late", 30))
-        wanted = {order.id for order in orders("late", 30)}
-        await until(lambda: wanted <= set(got))
+        await until(lambda: came(got, "late", 30), timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("consumer", ["kept", "gone"])
@@ -81,22 +88,21 @@ async def test_stream_that_ends_earlier_than_before_skips_nothing(
         recording(server, got, group),
     ):
         await client.publish_many(ORDERS, orders("kept", 20))
-        await until(lambda: len(got) == 20)
+        await until(lambda: came(got, "kept", 20), timeout=PATIENCE)
         await end(server, until)
         shutil.copytree(store, earlier)
         if consumer == "gone":
             shutil.rmtree(stream_folder(earlier) / "obs")
         await server.restart()
         await client.publish_many(ORDERS, orders("lost", 200))
-        await until(lambda: len(got) == 220)
+        await until(lambda: came(got, "lost", 200), timeout=PATIENCE)
         await end(server, until)
         shutil.rmtree(store)
         earlier.rename(store)
         await server.restart()
-        await until(lambda: "its server has lost events" in caplog.text)
+        await until(lambda: "its server has lost events" in caplog.text, timeout=PATIENCE)
         await client.publish_many(ORDERS, orders("late", 30))
-        wanted = {order.id for order in orders("late", 30)}
-        await until(lambda: wanted <= set(got))
+        await until(lambda: came(got, "late", 30), timeout=PATIENCE)
 
     said = [record.getMessage() for record in caplog.records]
     assert not [line for line in said if "\n" in line], "every record is one line"

@@ -19,7 +19,8 @@ async def test_stream_is_read_whole_and_in_order(server: NatsServer):
         await ask(observer, "STREAM.CREATE.ORDERS", name="ORDERS", subjects=["orders.>"])
         for number in range(450):
             headers = {"Nats-Msg-Id": f"shop:orders.placed:{number}"}
-            await observer.request("orders.placed", b'{"id": "%d"}' % number, headers)
+            event = b'{"id": "%d"}' % number
+            await observer.request("orders.placed", event, headers, timeout=10.0)
         await ask(observer, "STREAM.MSG.DELETE.ORDERS", seq=17)
 
         events = await read_stream(observer, "ORDERS")

@@ -103,8 +103,8 @@ async def test_power_cut_takes_what_was_not_synced_and_every_loss_is_named(
     lost = add_losses(report, scenario, history)
     told = programs_told(programs)
     report.add(scenario, "programs that were told and said so, of 4", told, "≥ 1", why=UNTOLD)
-    if synced == "nothing":
-        assert told == len(PROGRAMS)
+    if synced == "nothing":  # whoever stands still for a second finds a stream made anew
+        assert told >= (len(PROGRAMS) if full else 1)
     without(history, lost).must_be_clean(where=programs.logs, seed=seed)
 
 

@@ -6,10 +6,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from busmicro import Client
+from busmicro import Client, Unavailable
+from tests.faults.history import logged
 from tests.faults.processes import Programs
 
 Until = Callable[..., Awaitable[None]]
+
+CATCHES_UP = 0.1
+"""Seconds whose calls are made late, when this machine stood still; more would be a rush."""
 
 
 def start_node(
@@ -23,11 +27,14 @@ async def nodes_up(client: Client, until: Until, **wanted: int) -> None:
     """Wait until each service has so many nodes."""
 
     async def are_up() -> bool:
-        records = [await client.bus.discovery.service(service) for service in wanted]
+        try:
+            records = [await client.bus.discovery.service(service) for service in wanted]
+        except Unavailable:  # it cannot be said just now
+            return False
         found = [len(record.nodes) if record else 0 for record in records]
         return found == list(wanted.values())
 
-    await until(are_up, timeout=30.0)
+    await until(are_up, timeout=45.0)
 
 
 async def counted(client: Client, service: str, what: str, at_least: int) -> None:
@@ -39,15 +46,13 @@ async def counted(client: Client, service: str, what: str, at_least: int) -> Non
 
 def noted(programs: Programs, node: str, what: str) -> dict[int, float]:
     """Return by number when a node wrote something down, in seconds of `now()`."""
-    text = (programs.logs / f"{node}.log").read_text("utf-8")
-    lines = [line.split() for line in text.splitlines()]
+    lines = logged(programs.logs / f"{node}.log")
     return {int(number): float(at) for said, number, at in lines if said == what}
 
 
 def times_noted(programs: Programs, node: str, what: str) -> Counter[int]:
     """Return by number how often a node wrote something down."""
-    text = (programs.logs / f"{node}.log").read_text("utf-8")
-    lines = [line.split() for line in text.splitlines()]
+    lines = logged(programs.logs / f"{node}.log")
     return Counter(int(number) for said, number, _ in lines if said == what)
 
 

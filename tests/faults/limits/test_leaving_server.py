@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 import pytest
 
 from busmicro import CallError, Client, NatsCluster, NatsServer
-from tests.faults.limits.nodes import Until, nodes_up, start_node
+from tests.faults.limits.nodes import CATCHES_UP, Until, nodes_up, start_node
 from tests.faults.log import now
+from tests.faults.monitoring import connections
 from tests.faults.processes import Programs
 from tests.faults.report import Report
 
@@ -33,7 +33,7 @@ class Load:
         due = now()
         async with asyncio.TaskGroup() as group:
             while not self._stop.is_set():
-                due += 1 / RATE
+                due = max(due + 1 / RATE, now() - CATCHES_UP)
                 await asyncio.sleep(max(0.0, due - now()))
                 group.create_task(self._one(self._clients[self.calls % len(self._clients)]))
                 self.calls += 1
@@ -48,17 +48,6 @@ class Load:
 
     def stop(self) -> None:
         self._stop.set()
-
-
-async def connections(server: NatsServer) -> int:
-    """Ask a server how many clients it has."""
-    host, _, port = (server.monitoring_url or "").removeprefix("http://").partition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"GET /varz HTTP/1.0\r\n\r\n")
-    body = (await reader.read()).partition(b"\r\n\r\n")[2]
-    writer.close()
-    await writer.wait_closed()
-    return int(json.loads(body)["connections"])
 
 
 async def nobody_there(server: NatsServer) -> bool:

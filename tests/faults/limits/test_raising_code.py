@@ -160,8 +160,8 @@ async def test_no_exception_of_users_ends_a_connection(
         dead += sum(not transport.connected for transport in transports)
         assert await client.call("faulty", "well", 2) == 2
         await until(lambda: len(asyncio.all_tasks()) <= tasks + _EVENT_WORKERS)
-        assert service._running.server.running == 0
-        assert (len(client.bus.replies), len(client.bus.frames)) == (0, 0)
+        await until(lambda: service._running.server.running == 0)
+        await until(lambda: (len(client.bus.replies), len(client.bus.frames)) == (0, 0))
 
     report.add(f"{RAISING}, {count:,} times", "dead connections", dead, "0")
     told = ", ".join(f"{code} {times}" for code, times in sorted(faults.ends.items()))

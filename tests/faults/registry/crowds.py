@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.faults.history import logged
 from tests.faults.processes import Programs
 
 
@@ -36,6 +37,10 @@ class Crowds:
         self.alive.remove(name)
         self.killed.append(name)
 
+    def came(self, name: str) -> bool:
+        """Tell whether any node of a process has come yet."""
+        return any(line.startswith("joined ") for line in self._log(name))
+
     async def quiet(self, *, within: float) -> None:
         """Wait until nobody comes or goes any more."""
         await self._programs.until(
@@ -63,4 +68,4 @@ class Crowds:
 
     def _log(self, name: str) -> list[str]:
         path = self._programs.logs / f"{name}.log"
-        return path.read_text("utf-8", "replace").splitlines() if path.exists() else []
+        return [" ".join(words) for words in logged(path)] if path.exists() else []

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from busmicro import Client
+from busmicro import Client, Unavailable
 from busmicro.registry import Change, ChangeKind
 
 
@@ -52,6 +52,12 @@ async def watching(client: Client) -> AsyncIterator[View]:
 
 
 async def listed(client: Client) -> set[str]:
-    """Ask the registry anew who is there."""
-    record = await client.bus.discovery.kv.service("crowd")
-    return {node.id for node in record.nodes} if record else set()
+    """Ask the registry anew who is there, until it can be read."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                record = await client.bus.discovery.kv.service("crowd")
+            except Unavailable:
+                await asyncio.sleep(0.05)
+            else:
+                return {node.id for node in record.nodes} if record else set()

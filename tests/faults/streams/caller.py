@@ -4,6 +4,9 @@ Usage: caller.py LOG exchange STREAMS COUNT   COUNT numbered messages each way o
        caller.py LOG send STREAMS PAUSE       sends for ever, a PAUSE after each message
        caller.py LOG take STREAMS PAUSE       takes what the node sends with a PAUSE, for ever
 
+An exchange keeps its last message until SIGUSR1: however quick it is, it does not end before what
+is to happen to it has happened.
+
 Logs `open` when all streams are open, `at N` every thousand messages that came, and a line of JSON
 for each exchange that ended.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import signal
 import sys
 
 from busmicro import CallError, Client
@@ -33,6 +37,8 @@ class Caller:
         self._streams = streams
         self._came = 0
         self._all_open = asyncio.Barrier(streams)
+        self._may_end = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._may_end.set)
 
     async def run(self, way: str, number: float) -> None:
         """Open the streams and use them until they end."""
@@ -72,6 +78,8 @@ class Caller:
 
     async def _send_all(self, stream: CallStream[bytes, bytes], count: int) -> None:
         for number in range(1, count + 1):
+            if number == count:
+                await self._may_end.wait()
             await stream.send(numbered(number))
         await stream.close_send()
 

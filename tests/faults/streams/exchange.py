@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,12 +59,16 @@ class Exchange:
         await self.until(lambda: "open\n" in self._said("caller.log"))
 
     async def came(self, count: int, *, within: float = 60.0) -> bool:
-        """Wait until so many messages have come to the caller; tell whether they have."""
+        """Wait until so many messages have come to the caller; tell whether it still runs.
+
+        It does, unless a stream failed: no stream ends before `finish`.
+        """
         await self.until(lambda: self._came() >= count or self._is_over, within=within)
         return not self._is_over
 
     async def finish(self, *, within: float) -> list[Outcome]:
-        """Wait for the end of the caller, end the node, and return what became of each stream."""
+        """Let the streams end, then the node, and return what became of each stream."""
+        self._programs.running["caller"].send_signal(signal.SIGUSR1)
         await self.until(lambda: self._is_over, within=within)
         codes = await self._programs.end("node")
         codes |= await self._programs.wait("caller")

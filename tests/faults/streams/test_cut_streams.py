@@ -19,7 +19,7 @@ from tests.faults.streams.exchange import REPAIR, Exchange, Outcome
 
 Until = Callable[..., Awaitable[None]]
 
-GRACE = 2.0
+GRACE = 10.0
 """Seconds for the other end to connect again; this machine may be busy with other tests."""
 LONGEST_STALL = 1.0
 """Seconds without a message around a cut, of which connecting again takes most."""

@@ -23,6 +23,8 @@ READING = 0.001
 """Seconds that a slow reader needs for a message."""
 MOST_GROWTH_BYTES = 5_000_000
 FOR_EVER = 1_000_000_000
+PATIENCE = 20.0
+"""Seconds for what pings find out at the latest, where others use the machine."""
 
 Until = Callable[..., Awaitable[None]]
 
@@ -86,17 +88,17 @@ async def test_slow_node_slows_the_caller(
 ):
     """A caller that sends all it can to a slow node sends no more than the window ahead."""
     count = 10_000 if full else 1_000
-    async with serving(server.url, 5.0) as chat:
+    async with serving(server.url, 2.0) as chat:
         chat.pause = READING
         caller = start_caller(programs, server.url, "send", 1, 0)
-        await until(lambda: chat.readers and chat.readers[0].received >= WINDOW)
+        await until(lambda: chat.readers and chat.readers[0].received >= WINDOW, timeout=PATIENCE)
         reader, watch = chat.readers[0], Watch(chat.service.bus.frames, caller.pid)
         while reader.received < count:
             watch.look()
             await asyncio.sleep(READING)
         growth = watch.growth_bytes()
         caller.kill()
-        await until(lambda: chat.open == 0)
+        await until(lambda: chat.open == 0, timeout=PATIENCE)
 
     must_be_flat(report, f"S26 node takes {count:,}, 1 ms each", reader, watch, growth)
 
@@ -203,14 +205,14 @@ async def test_dropped_streams_leave_nothing(
 
         await chat.standing()  # as soon as the node is there
         await drop(client, streams // 2)
-        await until(nothing_is_open)
+        await until(nothing_is_open, timeout=PATIENCE)
         subscriptions, tasks = await count_subscriptions(server), len(asyncio.all_tasks())
         watch = Watch(client.bus.frames, node.pid)
         await drop(client, streams)
-        await until(nothing_is_open)
+        await until(nothing_is_open, timeout=PATIENCE)
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
         growth = watch.growth_bytes()
-        left = await count_subscriptions(server) - subscriptions
+        left = max(0, await count_subscriptions(server) - subscriptions)
         standing = await chat.standing()
 
     scenario = f"S32 {streams:,} streams dropped in {len(WAYS)} ways"

@@ -14,8 +14,8 @@ from tests.faults.streams.chat import SIZE_BYTES, Ask
 from tests.faults.streams.ends import calling, start_node
 
 TARGET = 50_000
-LEAST = 10_000
-"""Messages a second that even a busy machine carries."""
+LEAST, LEAST_BESIDE_OTHERS = 10_000, 2_000
+"""Messages a second that even a busy machine carries, and one where other tests run."""
 ROUNDS = 5
 
 
@@ -32,7 +32,7 @@ async def test_stream_is_quick(server: NatsServer, programs: Programs, report: R
     usual = round(median(rates))
     why = f"{min(rates):,.0f} to {max(rates):,.0f} in {ROUNDS} rounds"
     report.add(scenario, "messages a second, usually", usual, f"≥ {TARGET:,}", why=why)
-    assert usual >= LEAST
+    assert usual >= (LEAST if full else LEAST_BESIDE_OTHERS)
 
 
 async def rate(client: Client, count: int) -> float:

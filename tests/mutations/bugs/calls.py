@@ -246,9 +246,30 @@ BUGS = (
     Bug(
         "gives a nested call more time than the call that makes it has",
         "rpc/client.py",
-        "deadline = parent.deadline if deadline is None else min(deadline, parent.deadline)",
-        "deadline = parent.deadline if deadline is None else deadline",
+        "call.deadline = until if deadline is None else min(deadline, until)",
+        "call.deadline = until if deadline is None else deadline",
         ("nats/calls/test_time.py",),
+    ),
+    Bug(
+        "sends a header twice that a call and its client give",
+        "rpc/route.py",
+        "if self.headers.keys().isdisjoint(given):",
+        "if given:",
+        ("nats/calls/test_messages.py",),
+    ),
+    Bug(
+        "sends what a caller writes into its headers later",
+        "rpc/client.py",
+        "given = dict(headers) if headers else None  # whose it is may change it meanwhile",
+        "given = headers or None",
+        ("nats/calls/test_messages.py",),
+    ),
+    Bug(
+        "forgets what is given with a call when it is tried again",
+        "call.py",
+        "other._block, other._given, other.ack_bytes = self._block, self._given, self.ack_bytes",
+        "other._block, other._given, other.ack_bytes = self._block, None, self.ack_bytes",
+        ("unit/test_call.py",),
     ),
     Bug(
         "forgets what streams keep when nobody can be asked",

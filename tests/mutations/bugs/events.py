@@ -63,9 +63,9 @@ BUGS = (
     ),
     Bug(
         "overwrites the trace that the publisher has given",
-        "pubsub/publisher.py",
-        "call.headers.setdefault(name, value)",
-        "call.headers[name] = value",
+        "call.py",
+        "to.headers.setdefault(name, value)",
+        "to.headers[name] = value",
         ("nats/test_core_events.py",),
     ),
     Bug(

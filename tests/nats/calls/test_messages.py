@@ -159,6 +159,7 @@ async def test_headers_of_a_call_come_besides_those_of_the_client(
     """Each header arrives once; the call's own wins, whether or not a wrapper reads them before."""
     service = Service("headers")
     expected: list[str] = []
+    blocks: list[bytes] = []
 
     @service.rpc
     async def see(call: Call) -> dict[str, str]:
@@ -169,6 +170,9 @@ async def test_headers_of_a_call_come_besides_those_of_the_client(
         return await call_next(call)
 
     await busmicro_start(service)
+    transport = busmicro_client.bus.transport
+    transport.subscribe("rpc.headers.see", lambda _s, _r, block, _p: blocks.append(block))
+    await transport.barrier()
     url = busmicro_client.bus.settings.nats_url
     async with Client(url, wrappers=[read] if wrapped else []) as client:
         usual = client.with_options(headers={"X-Tenant": "acme", "X-Region": "eu"})
@@ -190,6 +194,8 @@ async def test_headers_of_a_call_come_besides_those_of_the_client(
             "X-Region": "eu",
         }
         assert await seen({}, "acme") == {"X-Tenant": "acme", "X-Region": "eu"}
+    await transport.barrier()
+    assert [block.count(b"X-Tenant:") for block in blocks] == [1] * 4
 
 
 async def test_headers_are_those_that_were_given(busmicro_client, busmicro_start):

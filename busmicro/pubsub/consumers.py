@@ -91,6 +91,7 @@ class Consumer:
         self._declared = stream
         self._declarations = declarations
         self._api = declarations.jetstream.api
+        self._read = declarations.jetstream.read
 
     async def ensure(self, *, resume_at: int | None = None) -> bool:
         """Find the consumer, bring it up to date, or make it.
@@ -194,7 +195,7 @@ class Consumer:
 
     async def _find(self) -> dict[str, Any] | None:
         try:
-            info = await self._api(f"CONSUMER.INFO.{self.stream}.{self.name}")
+            info = await self._read(f"CONSUMER.INFO.{self.stream}.{self.name}")
         except NotFound as failure:
             if err_code(failure) != _CONSUMER_NOT_FOUND:
                 raise

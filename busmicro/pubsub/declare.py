@@ -195,7 +195,7 @@ class Declarations:
             CallError: As `JetStream.api`.
         """
         try:
-            return await self.jetstream.api(f"STREAM.INFO.{name}")
+            return await self.jetstream.read(f"STREAM.INFO.{name}")
         except NoResponders as nobody:
             raise Unavailable("JetStream does not answer", not_run=True) from nobody
         except NotFound as failure:

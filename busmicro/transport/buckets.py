@@ -136,7 +136,7 @@ class Bucket:
 
     async def _find(self) -> dict[str, Any] | None:
         try:
-            return await self._jetstream.api(f"STREAM.INFO.{self.stream}")
+            return await self._jetstream.read(f"STREAM.INFO.{self.stream}")
         except NotFound as failure:
             if err_code(failure) != STREAM_NOT_FOUND:
                 raise
@@ -326,7 +326,7 @@ class Bucket:
         """Read as servers before 2.11 have it: first the keys, then each of them."""
         found: dict[str, Entry] = {}
         for pattern in wanted:
-            info = await self._jetstream.api(
+            info = await self._jetstream.read(
                 f"STREAM.INFO.{self.stream}", {"subjects_filter": pattern}
             )
             for subject in info["state"].get("subjects") or {}:

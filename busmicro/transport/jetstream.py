@@ -20,6 +20,7 @@ from busmicro.errors import (
     CallError,
     Code,
     DataLoss,
+    DeadlineExceeded,
     Disconnected,
     InvalidArgument,
     NoResponders,
@@ -34,6 +35,7 @@ log = logging.getLogger("busmicro.transport")
 
 API: Final = "$JS.API."
 TIMEOUT: Final = 3.0
+_ASK_EVERY: Final = 1.0
 _STALL: Final = 1.0
 _NOT_ENABLED: Final = frozenset({10039, 10076})
 STREAM_NOT_FOUND: Final = 10059
@@ -161,7 +163,7 @@ class JetStream:
             DeadlineExceeded: No answer in time.
         """
         try:
-            info = await self.api("INFO")
+            info = await self.read("INFO")
         except NoResponders:
             return False
         except CallError as failure:
@@ -198,6 +200,32 @@ class JetStream:
             raise InvalidArgument(f"{asked!r} has blanks in a name", not_run=True)
         _header, answer = await self.replies.ask(asked.encode(), payload, timeout=timeout)
         return read_answer(answer, asked)
+
+    async def read(self, subject: str, body: object = None) -> dict[str, Any]:
+        """Ask the JetStream API what changes nothing, each second again until it answers.
+
+        In a cluster nobody answers for a stream or a consumer that has no leader: not yet, as it is
+        just being made, or not any more.  A question that came meanwhile is lost.
+
+        Args:
+            subject: What comes after `$JS.API.`.
+            body: A JSON value; None for an empty request.
+
+        Returns:
+            The answer.
+
+        Raises:
+            CallError: As `api`.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + TIMEOUT
+        while True:
+            left = end - loop.time()
+            try:
+                return await self.api(subject, body, timeout=min(_ASK_EVERY, left))
+            except DeadlineExceeded:
+                if left <= _ASK_EVERY:
+                    raise
 
     async def publish(
         self, subject: str, payload: bytes, header: bytes = b"", *, timeout: float = TIMEOUT
@@ -251,7 +279,7 @@ class JetStream:
             NotFound: There is none.
             CallError: As `api`.
         """
-        answer = await self.api(f"STREAM.MSG.GET.{stream}", which)
+        answer = await self.read(f"STREAM.MSG.GET.{stream}", which)
         return read_stored(answer, stream)
 
     async def get_many(
@@ -296,7 +324,7 @@ class JetStream:
         found: list[str] = []
         seen, total = 0, 1
         while seen < total:
-            page = await self.api("STREAM.LIST", {"offset": seen})
+            page = await self.read("STREAM.LIST", {"offset": seen})
             streams = page.get("streams") or []
             for stream in streams:
                 found.extend(stream["config"].get("subjects") or [])

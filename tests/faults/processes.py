@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-_ROOT = Path(__file__).parents[2]
+from tests.environment import PYTHONPATH
+
 _LOOK_EVERY = 0.02
 
 
@@ -50,7 +51,7 @@ class Programs:
 
     def start(self, name: str, script: str, *args: str, **env: str) -> subprocess.Popen[bytes]:
         """Start a program from the folder; its first argument is where it logs."""
-        given = {**os.environ, **env, "PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1"}
+        given = {**os.environ, **env, "PYTHONPATH": PYTHONPATH, "PYTHONUNBUFFERED": "1"}
         given.pop("COVERAGE_PROCESS_START", None)
         with (self.logs / f"{name}.out").open("ab") as out:
             self._printed[name] = out.tell()

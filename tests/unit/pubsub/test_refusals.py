@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine
 import pytest
 from pydantic import BaseModel
 
-from busmicro import Client, Stream, Topic
-from busmicro.errors import NotAllPublished, PublishUnknown
+from busmicro import Client, Service, Stream, Topic
+from busmicro.errors import DeadlineExceeded, NotAllPublished, PublishUnknown
 from tests.unit.transport.leaping import leaping
 
 
@@ -33,18 +33,28 @@ def stored(number: int) -> Said:
 
 
 def with_server(
-    answers: list[Said], use: Callable[[Client], Coroutine[object, object, None]]
+    answers: list[Said],
+    use: Callable[[Client], Coroutine[object, object, None]],
+    *,
+    leaderless: int = 0,
 ) -> int:
-    """Use a client on a bus where a server answers so, one event after another; count those."""
-    came = 0
+    """Use a client on a bus where a server answers so, one event after another; count those.
+
+    So many questions about the stream come before it has a leader.
+    """
+    came = asked = 0
 
     async def run() -> None:
         async with Client("memory://jet") as server, Client("memory://jet") as client:
             wire = server.bus.transport
 
             def on_api(subject: bytes, reply: bytes, _header: bytes, _payload: bytes) -> None:
-                said = {"api": {"level": 4}} if subject.endswith(b"API.INFO") else INFO
-                wire.publish(reply, json.dumps(said).encode())
+                nonlocal asked
+                about_stream = not subject.endswith(b"API.INFO")
+                asked += about_stream
+                if not about_stream or asked > leaderless:
+                    said = INFO if about_stream else {"api": {"level": 4}}
+                    wire.publish(reply, json.dumps(said).encode())
 
             def on_event(_subject: bytes, reply: bytes, _header: bytes, _payload: bytes) -> None:
                 nonlocal came
@@ -60,6 +70,32 @@ def with_server(
 
     leaping(run())
     return came
+
+
+def test_service_starts_while_its_stream_is_just_being_made():
+    """Until a stream has its first leader nobody answers for it: whoever starts then asks again."""
+
+    async def start(client: Client) -> None:
+        service = Service("shop", url=client.bus.settings.nats_url)
+        service.publishes(PAID)
+        async with service:
+            assert (await service.publish(PAID, Order(n=1))).sequence == 7
+
+    assert with_server([stored(7)], start, leaderless=2) == 1
+
+
+def test_service_says_which_stream_does_not_answer():
+    """Where nobody ever answers for a stream, a service says so after some seconds and ends."""
+
+    async def start(client: Client) -> None:
+        service = Service("shop", url=client.bus.settings.nats_url)
+        service.publishes(PAID)
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(DeadlineExceeded, match=r"STREAM\.INFO\.ORDERS"):
+            await service.start()
+        assert asyncio.get_running_loop().time() - began < 5.0
+
+    assert with_server([], start, leaderless=1000) == 0
 
 
 @pytest.mark.parametrize("refusal", [TOO_MANY, IN_PROCESS], ids=["too many", "in process"])

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
@@ -48,6 +49,9 @@ CRON_LEVEL: Final = 4
 """nats-server 2.14: schedules that recur."""
 MADE_BY: Final = {"busmicro.made-by": "busmicro"}
 
+_OTHERS_TAKE: Final = 0.1
+"""Seconds between looks at a stream that many services change at once."""
+_ROUNDS: Final = 10
 _DELETION_TAKES: Final = 1.0
 """Seconds after which a stream that is gone may be made again."""
 
@@ -165,7 +169,7 @@ class Declarations:
                 log.info("made stream %s: %s", name, _bounds(stream))
         if info is not None:
             self._note(stream, info)
-            await self._update(stream, name, info["config"], subjects, level)
+            await self._bring_up_to_date(stream, name, info["config"], subjects, level)
 
     def _note(self, stream: Stream, info: Mapping[str, Any]) -> None:
         self._made[stream.name] = str(info.get("created", ""))
@@ -222,6 +226,26 @@ class Declarations:
                 name,
             )
 
+    async def _bring_up_to_date(
+        self,
+        stream: Stream,
+        name: str,
+        found: dict[str, Any] | None,
+        subjects: list[str],
+        level: int,
+    ) -> None:
+        """Bring a stream up to date, or say why not.
+
+        The server takes every change as it comes: a service that looked before this one had written
+        writes after it what it saw, and these subjects are gone.  So look again until they stay.
+        """
+        for _ in range(_ROUNDS):
+            if found is None or not await self._update(stream, name, found, subjects, level):
+                return
+            await asyncio.sleep(_OTHERS_TAKE * (0.5 + random.random()))  # noqa: S311 - jitter
+            info = await self.find(name)
+            found = None if info is None else info["config"]
+
     async def _update(
         self,
         stream: Stream,
@@ -229,8 +253,8 @@ class Declarations:
         found: dict[str, Any],
         subjects: list[str],
         level: int,
-    ) -> None:
-        """Bring a stream up to date, or say why not."""
+    ) -> bool:
+        """Write what is missing, or say why not; tell whether there was anything to write."""
         wanted = _config(stream, name, subjects, level)
         ours = found.get("metadata", {}).get("busmicro.made-by") == "busmicro"
         have = found.get("subjects") or []
@@ -253,6 +277,7 @@ class Declarations:
         if changes:
             await self.jetstream.api(f"STREAM.UPDATE.{name}", {**_sendable(found), **changes})
             log.info("stream %s: changed %s", name, ", ".join(sorted(changes)))
+        return bool(changes)
 
 
 def takes_schedules(stream: Stream, level: int) -> bool:

@@ -127,7 +127,8 @@ async def publish_atomic(
     unsure = False
     while True:
         try:
-            await publisher.declarations.ensure(outlet.topic)  # it may have been deleted meanwhile
+            # it may have been deleted meanwhile
+            await publisher.declarations.ensure(outlet.topic, deadline=deadline)
             return await _one_batch(publisher, outlet, subject, events, deadline, lines)
         except CallError as failure:
             if err_code(failure) == _DUPLICATE_IN_BATCH:

@@ -117,10 +117,16 @@ class Declarations:
         else:
             self._seen.pop(stream.name, None)
 
-    async def ensure(self, *topics: Topic[Any]) -> None:
+    async def ensure(self, *topics: Topic[Any], deadline: float | None = None) -> None:
         """See to it that every topic's events are kept; free of charge once that is so.
 
+        Args:
+            topics: Those without a stream are left out.
+            deadline: When to give up, seconds of the loop's clock; None for when the server has
+                left a question unanswered.
+
         Raises:
+            Unavailable: The deadline came, and nothing of these events has been sent.
             StreamConflict: A stream exists with other settings. It was left as it is.
             StreamMissing: A stream that is not managed is not there.
             NoJetStream: JetStream is not enabled.
@@ -128,6 +134,14 @@ class Declarations:
         """
         if len(topics) == 1 and self._is_seen(topics[0]):
             return
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._ensure_all(topics)
+        except TimeoutError as late:
+            names = ", ".join(sorted({topic.stream.name for topic in topics if topic.stream}))
+            raise Unavailable(f"stream {names} was not there in time", not_run=True) from late
+
+    async def _ensure_all(self, topics: Iterable[Topic[Any]]) -> None:
         wanted: dict[str, tuple[Stream, set[str]]] = {}
         for topic in topics:
             if topic.stream is not None:

@@ -150,9 +150,10 @@ class Pipeline(Generic[T]):
             CallError: What is in the way for good. Nothing was sent.
         """
         try:
+            soon = self._loop.time() + self._timeout / 2
             await self._bus.transport.barrier(timeout=min(1.0, self._timeout / 2))
             require_allowed(subscription)
-            await self._publisher.declarations.ensure(self._outlet.topic)
+            await self._publisher.declarations.ensure(self._outlet.topic, deadline=soon)
         except CallError as failure:
             refusal = await self._outlet.refusal(failure)
             if refusal is not None:

@@ -420,7 +420,7 @@ class Outlet(Generic[T]):
         Raises:
             CallError: It is not stored, or nobody knows; `not_run` tells which.
         """
-        await self._publisher.declarations.ensure(self.topic)
+        await self._publisher.declarations.ensure(self.topic, deadline=deadline)
         now = asyncio.get_running_loop().time()
         if now > deadline:
             raise Unavailable(f"stream {self._stream_name} was not there in time", not_run=True)

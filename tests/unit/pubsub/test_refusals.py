@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from busmicro import Client, Service, Stream, Topic
-from busmicro.errors import DeadlineExceeded, NotAllPublished, PublishUnknown
+from busmicro.errors import DeadlineExceeded, NotAllPublished, PublishUnknown, Unavailable
 from tests.unit.transport.leaping import leaping
 
 
@@ -96,6 +96,24 @@ def test_service_says_which_stream_does_not_answer():
         assert asyncio.get_running_loop().time() - began < 5.0
 
     assert with_server([], start, leaderless=1000) == 0
+
+
+def test_publishing_keeps_its_deadline_where_nobody_answers_for_the_stream():
+    """One event or many: their time is up when it is up, also before the stream has been seen."""
+
+    async def publish(client: Client) -> None:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        with pytest.raises(Unavailable) as failed:
+            await client.publish(PAID, Order(n=1), timeout=1.5)
+        assert failed.value.not_run
+        assert clock() - began < 1.6
+        began = clock()
+        with pytest.raises(NotAllPublished):
+            await client.publish_many(PAID, [Order(n=1), Order(n=2)], timeout=1.0)
+        assert clock() - began < 1.7
+
+    assert with_server([None], publish, leaderless=1000) > 0
 
 
 @pytest.mark.parametrize("refusal", [TOO_MANY, IN_PROCESS], ids=["too many", "in process"])

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from busmicro.errors import CallError, NotFound, SetupError, StreamConflict
-from busmicro.pubsub.declare import MADE_BY, TTL_LEVEL, Declarations
+from busmicro.pubsub.declare import MADE_BY, PATIENCE, TTL_LEVEL, Declarations
 from busmicro.pubsub.handlers import Start
 from busmicro.pubsub.topic import Topic
 from busmicro.transport import Subjects, err_code
@@ -91,7 +91,7 @@ class Consumer:
         self._declared = stream
         self._declarations = declarations
         self._api = declarations.jetstream.api
-        self._read = declarations.jetstream.read
+        self._ask = declarations.jetstream.ask
 
     async def ensure(self, *, resume_at: int | None = None) -> bool:
         """Find the consumer, bring it up to date, or make it.
@@ -195,7 +195,7 @@ class Consumer:
 
     async def _find(self) -> dict[str, Any] | None:
         try:
-            info = await self._read(f"CONSUMER.INFO.{self.stream}.{self.name}")
+            info = await self._ask(f"CONSUMER.INFO.{self.stream}.{self.name}", patience=PATIENCE)
         except NotFound as failure:
             if err_code(failure) != _CONSUMER_NOT_FOUND:
                 raise
@@ -254,9 +254,10 @@ class Consumer:
             log.info("consumer %s: changed %s", self.name, ", ".join(sorted(changes)))
 
     async def _send(self, config: Mapping[str, Any], action: str) -> dict[str, Any]:
-        return await self._api(
+        return await self._ask(
             f"CONSUMER.CREATE.{self.stream}.{self.name}.{self._filter}",
             {"stream_name": self.stream, "config": config, "action": action},
+            patience=PATIENCE,
         )
 
     def _settings(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from busmicro.errors import (
     CallError,
+    DeadlineExceeded,
     NoJetStream,
     NoResponders,
     NotFound,
@@ -49,9 +50,12 @@ CRON_LEVEL: Final = 4
 """nats-server 2.14: schedules that recur."""
 MADE_BY: Final = {"busmicro.made-by": "busmicro"}
 
-_OTHERS_TAKE: Final = 0.1
+PATIENCE: Final = 10.0
+"""Seconds for a stream or a consumer to be what was declared: an election takes 4 to 9."""
+_CHANGE_TAKES: Final = 1.0
+"""Seconds after which it is better to look than to wait for the answer to a change."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 """Seconds between looks at a stream that many services change at once."""
-_ROUNDS: Final = 10
 _DELETION_TAKES: Final = 1.0
 """Seconds after which a stream that is gone may be made again."""
 
@@ -173,7 +177,8 @@ class Declarations:
         if info is None:
             config = _config(stream, name, subjects, level)
             try:
-                made = await self.jetstream.api(f"STREAM.CREATE.{name}", config)
+                create = f"STREAM.CREATE.{name}"
+                made = await self.jetstream.ask(create, config, patience=PATIENCE)
             except CallError as failure:
                 if err_code(failure) != NAME_IN_USE:
                     raise
@@ -213,7 +218,7 @@ class Declarations:
             CallError: As `JetStream.api`.
         """
         try:
-            return await self.jetstream.read(f"STREAM.INFO.{name}")
+            return await self.jetstream.ask(f"STREAM.INFO.{name}", patience=PATIENCE)
         except NoResponders as nobody:
             raise Unavailable("JetStream does not answer", not_run=True) from nobody
         except NotFound as failure:
@@ -253,10 +258,13 @@ class Declarations:
         The server takes every change as it comes: a service that looked before this one had written
         writes after it what it saw, and these subjects are gone.  So look again until they stay.
         """
-        for _ in range(_ROUNDS):
-            if found is None or not await self._update(stream, name, found, subjects, level):
-                return
-            await asyncio.sleep(_OTHERS_TAKE * (0.5 + random.random()))  # noqa: S311 - jitter
+        loop = asyncio.get_running_loop()
+        end, pause = loop.time() + PATIENCE, _FIRST_PAUSE
+        while found is not None and await self._update(stream, name, found, subjects, level):
+            if loop.time() >= end:
+                raise Unavailable(f"stream {name} does not become what was declared", not_run=True)
+            await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter
+            pause = min(2 * pause, _LONGEST_PAUSE)
             info = await self.find(name)
             found = None if info is None else info["config"]
 
@@ -289,8 +297,15 @@ class Declarations:
             kept = [s for s in have if not any(covers(m, s) for m in missing)]
             changes["subjects"] = kept + missing
         if changes:
-            await self.jetstream.api(f"STREAM.UPDATE.{name}", {**_sendable(found), **changes})
-            log.info("stream %s: changed %s", name, ", ".join(sorted(changes)))
+            config = {**_sendable(found), **changes}
+            try:
+                await self.jetstream.api(f"STREAM.UPDATE.{name}", config, timeout=_CHANGE_TAKES)
+            except DeadlineExceeded as silence:
+                log.debug(
+                    "stream %s: the next look tells whether it was changed: %s", name, silence
+                )
+            else:
+                log.info("stream %s: changed %s", name, ", ".join(sorted(changes)))
         return bool(changes)
 
 

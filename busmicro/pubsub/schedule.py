@@ -204,7 +204,7 @@ class CronTable:
         """List the subjects of this service's schedules in a stream."""
         name = self._subjects.stream(stream)
         pattern = self._subjects.schedule(stream, f"cron.{self._service}.>")
-        info = await self._jetstream.read(f"STREAM.INFO.{name}", {"subjects_filter": pattern})
+        info = await self._jetstream.ask(f"STREAM.INFO.{name}", {"subjects_filter": pattern})
         return list(info["state"].get("subjects") or {})
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from busmicro.errors import (
     CallError,
@@ -40,6 +40,8 @@ from busmicro.transport.jetstream import (
 from busmicro.transport.replies import Reply
 
 log = logging.getLogger("busmicro.transport")
+
+T = TypeVar("T")
 
 _PAGE: Final = 1000
 _TTL_LEVEL: Final = 1
@@ -136,7 +138,7 @@ class Bucket:
 
     async def _find(self) -> dict[str, Any] | None:
         try:
-            return await self._jetstream.read(f"STREAM.INFO.{self.stream}")
+            return await self._jetstream.ask(f"STREAM.INFO.{self.stream}")
         except NotFound as failure:
             if err_code(failure) != STREAM_NOT_FOUND:
                 raise
@@ -283,8 +285,27 @@ class Bucket:
 
     async def _get(self, subject: str) -> dict[str, Entry]:
         asked = f"{API}DIRECT.GET.{self.stream}.{subject}".encode()
-        reply = await self._jetstream.replies.ask(asked, b"", timeout=TIMEOUT)
+        reply = await self._from_replicas(
+            lambda: self._jetstream.replies.ask(asked, b"", timeout=TIMEOUT)
+        )
         return self._entries([reply]) if not status_of(reply[0]) else {}
+
+    async def _get_many(
+        self, request: Mapping[str, object]
+    ) -> tuple[int, list[Reply], dict[str, str]]:
+        return await self._from_replicas(lambda: self._jetstream.get_many(self.stream, request))
+
+    async def _from_replicas(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Read, and read again while no replica listens, as when the bucket has just been made."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + TIMEOUT
+        while True:
+            try:
+                return await read()
+            except NoResponders:
+                if loop.time() >= give_up_at or not await self._is_there():
+                    raise
+            await asyncio.sleep(_LEADER_PAUSE)
 
     async def snapshot(self, *patterns: str) -> dict[str, Entry]:
         """Read all keys under some patterns at one moment, with one request.
@@ -302,7 +323,7 @@ class Bucket:
         wanted = [self._prefix + pattern for pattern in patterns or (">",)]
         if not self._per_key_ttl:
             return await self._one_by_one(wanted)
-        status, replies, _end = await self._jetstream.get_many(self.stream, {"multi_last": wanted})
+        status, replies, _end = await self._get_many({"multi_last": wanted})
         if status == 413:  # more keys than the server gives at once
             replies = [reply for pattern in wanted for reply in await self._pages(pattern)]
         return self._entries(replies)
@@ -312,8 +333,8 @@ class Bucket:
         found: list[Reply] = []
         start, pending = 1, 1
         while pending:
-            status, replies, end = await self._jetstream.get_many(
-                self.stream, {"seq": start, "next_by_subj": pattern, "batch": _PAGE}
+            status, replies, end = await self._get_many(
+                {"seq": start, "next_by_subj": pattern, "batch": _PAGE}
             )
             found.extend(replies)
             if status != 204:
@@ -326,7 +347,7 @@ class Bucket:
         """Read as servers before 2.11 have it: first the keys, then each of them."""
         found: dict[str, Entry] = {}
         for pattern in wanted:
-            info = await self._jetstream.read(
+            info = await self._jetstream.ask(
                 f"STREAM.INFO.{self.stream}", {"subjects_filter": pattern}
             )
             for subject in info["state"].get("subjects") or {}:

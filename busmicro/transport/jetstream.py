@@ -163,7 +163,7 @@ class JetStream:
             DeadlineExceeded: No answer in time.
         """
         try:
-            info = await self.read("INFO")
+            info = await self.ask("INFO")
         except NoResponders:
             return False
         except CallError as failure:
@@ -201,15 +201,19 @@ class JetStream:
         _header, answer = await self.replies.ask(asked.encode(), payload, timeout=timeout)
         return read_answer(answer, asked)
 
-    async def read(self, subject: str, body: object = None) -> dict[str, Any]:
-        """Ask the JetStream API what changes nothing, each second again until it answers.
+    async def ask(
+        self, subject: str, body: object = None, *, patience: float = TIMEOUT
+    ) -> dict[str, Any]:
+        """Ask the JetStream API what may be asked twice, each second again until it answers.
 
         In a cluster nobody answers for a stream or a consumer that has no leader: not yet, as it is
-        just being made, or not any more.  A question that came meanwhile is lost.
+        just being made, or not any more.  What was asked meanwhile is lost, and so are the answers
+        to all but one of those who make or change the same thing at once.
 
         Args:
             subject: What comes after `$JS.API.`.
             body: A JSON value; None for an empty request.
+            patience: Seconds in all.
 
         Returns:
             The answer.
@@ -218,7 +222,7 @@ class JetStream:
             CallError: As `api`.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + TIMEOUT
+        end = loop.time() + patience
         while True:
             left = end - loop.time()
             try:
@@ -279,7 +283,7 @@ class JetStream:
             NotFound: There is none.
             CallError: As `api`.
         """
-        answer = await self.read(f"STREAM.MSG.GET.{stream}", which)
+        answer = await self.ask(f"STREAM.MSG.GET.{stream}", which)
         return read_stored(answer, stream)
 
     async def get_many(
@@ -324,7 +328,7 @@ class JetStream:
         found: list[str] = []
         seen, total = 0, 1
         while seen < total:
-            page = await self.read("STREAM.LIST", {"offset": seen})
+            page = await self.ask("STREAM.LIST", {"offset": seen})
             streams = page.get("streams") or []
             for stream in streams:
                 found.extend(stream["config"].get("subjects") or [])

@@ -7,7 +7,16 @@ import asyncio
 import pytest
 from pydantic import BaseModel
 
-from busmicro import Client, Service, Stored, Stream, StreamConflict, StreamMissing, Topic
+from busmicro import (
+    Client,
+    NatsCluster,
+    Service,
+    Stored,
+    Stream,
+    StreamConflict,
+    StreamMissing,
+    Topic,
+)
 from busmicro.pubsub import DeadLetters
 
 
@@ -112,6 +121,45 @@ async def test_topics_of_several_services_share_a_stream(server, ask):
         await asyncio.gather(*(service.stop() for service in services))
 
     assert set(config["subjects"]) >= {f"orders.{letter}" for letter in letters}
+
+
+@pytest.mark.parametrize(
+    "stream", [Stream("ORDERS", replicas=3), Stream("ORDERS", storage="memory")]
+)
+async def test_services_that_start_together_on_three_servers_all_start(
+    stream: Stream, caplog, until
+):
+    """Six services whose streams, consumers and registry nobody has made yet: all of them work.
+
+    Two nodes of each share a group, and who makes the same thing at once may get no answer.
+    """
+    got: list[str] = []
+
+    def node(url: str, name: str) -> Service:
+        service = Service(name, url=url)
+        mine, others = (
+            topic(stream, f"orders.{of}") for of in (name, "abca"["abca".index(name) + 1])
+        )
+        service.publishes(mine)
+
+        @service.subscribe(others, group=name, key=lambda order: order.n)
+        async def on_order(_order: Order) -> None:
+            got.append(name)
+
+        return service
+
+    async with NatsCluster(3) as cluster, asyncio.timeout(40):
+        urls = [server.url for server in cluster.servers]
+        nodes = [node(urls[number % 3], "abc"[number // 2]) for number in range(6)]
+        await asyncio.gather(*(service.start() for service in nodes))
+        try:
+            for service in nodes:
+                assert await service.publish(service.published[0], Order(n=1))
+            await until(lambda: sorted(got) == sorted("aabbcc"), timeout=20)
+        finally:
+            await asyncio.gather(*(service.stop() for service in nodes))
+
+    assert "nodes are found by asking them" not in caplog.text, "the registry could be used at once"
 
 
 @pytest.mark.parametrize(

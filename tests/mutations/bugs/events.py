@@ -64,8 +64,8 @@ BUGS = (
     Bug(
         "does not see that another service has written over the subjects of a stream",
         "pubsub/declare.py",
-        '            found = None if info is None else info["config"]',
-        "            found = None",
+        'found = None if info is None else info["config"]',
+        "found = None",
         ("nats/test_streams.py",),
     ),
     Bug(

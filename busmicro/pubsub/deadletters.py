@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import builtins
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
@@ -93,17 +93,27 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """The dead letters of this account and namespace."""
+    """The dead letters of this account and namespace.
 
-    def __init__(self, bus: Bus, declarations: Declarations | None = None) -> None:
+    Args:
+        bus: The connection.
+        declarations: The streams that this process has seen to.
+        replicas: On how many servers they have to be: as many as the events that become some, or
+            nothing could be given up when one server is down.
+    """
+
+    def __init__(
+        self, bus: Bus, declarations: Declarations | None = None, *, replicas: int = 1
+    ) -> None:
         self._bus = bus
         self._jetstream = JetStream(bus.transport, bus.replies)
         self._declarations = declarations or Declarations(self._jetstream, bus.subjects)
         self._stream = bus.subjects.stream(DEAD_LETTERS.name)
+        self._declared = replace(DEAD_LETTERS, replicas=replicas)
 
     async def prepare(self) -> None:
         """See to it that dead letters can be kept; raises as `Declarations.ensure`."""
-        await self._declarations.ensure_stream(DEAD_LETTERS)
+        await self._declarations.ensure_stream(self._declared)
 
     async def bury(self, call: Call, failure: CallError, *, consumer: str, attempts: int) -> Stored:
         """Store a copy of an event that is given up; a second copy of it is not stored.
@@ -125,12 +135,12 @@ class DeadLetters:
             raise Internal("an event without a stream cannot become a dead letter")
         subject = self._bus.subjects.dead_letters(delivery.stream, consumer)
         block = _block(call, delivery, failure, consumer, attempts)
-        await self._declarations.ensure_stream(DEAD_LETTERS)
+        await self.prepare()
         try:
             return await self._store(subject, call.payload, block)
         except NoResponders:
             self._declarations.forget(DEAD_LETTERS)  # somebody deleted it
-            await self._declarations.ensure_stream(DEAD_LETTERS)
+            await self.prepare()
             return await self._store(subject, call.payload, block)
 
     async def _store(self, subject: str, payload: bytes, block: bytes) -> Stored:

@@ -50,8 +50,9 @@ CRON_LEVEL: Final = 4
 """nats-server 2.14: schedules that recur."""
 MADE_BY: Final = {"busmicro.made-by": "busmicro"}
 
-PATIENCE: Final = 10.0
-"""Seconds for a stream or a consumer to be what was declared: an election takes 4 to 9."""
+PATIENCE: Final = 20.0
+"""Seconds for a stream or a consumer to be what was declared: an election takes 4 to 9, and that of
+JetStream's own leader may come before that of a stream's."""
 _CHANGE_TAKES: Final = 1.0
 """Seconds after which it is better to look than to wait for the answer to a change."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
@@ -101,7 +102,7 @@ class Declarations:
             NoJetStream: It is not enabled.
         """
         if not self._known_level:
-            if not await self.jetstream.available():
+            if not await self.jetstream.available(patience=PATIENCE):
                 raise NoJetStream
             self._known_level = True
         return self.jetstream.level
@@ -323,6 +324,8 @@ def differences(
             yield f"{name} is {found.get(name)!r} and should be {wanted[name]!r}"
     for name, read in _LIMITS:
         have, want = read(found), read(wanted)
+        if name == "replicas" and want <= have:
+            continue
         if want < have or (want != have and not ours):
             yield f"{name} is {_number(have)} and should be {_number(want)}"
 
@@ -331,6 +334,8 @@ def _changes(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, A
     names = ("max_age", "max_bytes", "max_msgs", "duplicate_window", "num_replicas")
     flags = ("allow_msg_ttl", "allow_atomic", "allow_msg_schedules", "allow_direct")
     changed = {n: wanted[n] for n in names if _bound(wanted[n]) != _bound(found.get(n))}
+    if wanted["num_replicas"] <= found.get("num_replicas", 1):
+        changed.pop("num_replicas", None)  # somebody made it safer
     changed |= {flag: True for flag in flags if wanted.get(flag) and not found.get(flag)}
     return changed
 

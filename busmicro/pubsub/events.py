@@ -188,7 +188,8 @@ class Events(Generic[T]):
         if not self._group:  # an onlooker's trouble is nobody else's
             self._intake.settle(call, ACK)
             return
-        letters = DeadLetters(self._bus, self._declarations)
+        replicas = 1 if self._topic.stream is None else self._topic.stream.replicas
+        letters = DeadLetters(self._bus, self._declarations, replicas=replicas)
         label = self._intake.consumer.label
         try:
             await letters.bury(call, failure, consumer=label, attempts=1)

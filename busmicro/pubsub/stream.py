@@ -44,7 +44,7 @@ class Stream:
     storage: Literal["file", "memory"] = "file"
     """Where events lie."""
     replicas: int = 1
-    """On how many servers: 1, 3 or 5."""
+    """On how many servers at least: 1, 3 or 5."""
     dedup_window: float = 120.0
     """Seconds in which a second event with the same id is recognised."""
     managed: bool = True

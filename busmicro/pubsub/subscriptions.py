@@ -32,7 +32,9 @@ class Subscriptions:
         self._subscribers = subscribers
         self._bus = bus
         self._declarations = declarations
-        self._letters = DeadLetters(bus, declarations)
+        streams = [subscriber.topic.stream for subscriber in subscribers]
+        most = max((stream.replicas for stream in streams if stream is not None), default=1)
+        self._letters = DeadLetters(bus, declarations, replicas=most)
         self._listeners: list[Listener] = []
 
     async def start(self, wrappers: Sequence[Wrapper]) -> None:

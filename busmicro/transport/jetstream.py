@@ -154,8 +154,11 @@ class JetStream:
         self.level = 0
         """What its API can do, known after `available`: 0 before nats-server 2.11, 1 for 2.11."""
 
-    async def available(self) -> bool:
+    async def available(self, *, patience: float = TIMEOUT) -> bool:
         """Tell whether JetStream is enabled for this account.
+
+        Args:
+            patience: Seconds for it to answer.
 
         Raises:
             Unavailable: Nobody can tell: the connection is down, or JetStream has no leader.
@@ -163,7 +166,7 @@ class JetStream:
             DeadlineExceeded: No answer in time.
         """
         try:
-            info = await self.ask("INFO")
+            info = await self.ask("INFO", patience=patience)
         except NoResponders:
             return False
         except CallError as failure:
@@ -230,6 +233,7 @@ class JetStream:
             except DeadlineExceeded:
                 if left <= _ASK_EVERY:
                     raise
+                log.info("no answer to %s within %g s, asked again", subject, _ASK_EVERY)
 
     async def publish(
         self, subject: str, payload: bytes, header: bytes = b"", *, timeout: float = TIMEOUT

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
+import nats
 import pytest
 from pydantic import BaseModel
 
@@ -131,7 +133,8 @@ async def test_services_that_start_together_on_three_servers_all_start(
 ):
     """Six services whose streams, consumers and registry nobody has made yet: all of them work.
 
-    Two nodes of each share a group, and who makes the same thing at once may get no answer.
+    Two nodes of each share a group, and who makes the same thing at once may get no answer.  Dead
+    letters are on as many servers as the events: one that is down must not keep them away.
     """
     got: list[str] = []
 
@@ -153,6 +156,10 @@ async def test_services_that_start_together_on_three_servers_all_start(
         nodes = [node(urls[number % 3], "abc"[number // 2]) for number in range(6)]
         await asyncio.gather(*(service.start() for service in nodes))
         try:
+            raw = await nats.connect(urls[0])
+            reply = await raw.request("$JS.API.STREAM.INFO.DEAD-LETTERS", timeout=5)
+            await raw.close()
+            assert json.loads(reply.data)["config"]["num_replicas"] == stream.replicas
             for service in nodes:
                 assert await service.publish(service.published[0], Order(n=1))
             await until(lambda: sorted(got) == sorted("aabbcc"), timeout=20)
@@ -160,6 +167,24 @@ async def test_services_that_start_together_on_three_servers_all_start(
             await asyncio.gather(*(service.stop() for service in nodes))
 
     assert "nodes are found by asking them" not in caplog.text, "the registry could be used at once"
+
+
+async def test_stream_that_somebody_has_put_on_more_servers_stays_there():
+    """An operator raises the replicas of a stream: services start as before, and leave it so."""
+    async with NatsCluster(3) as cluster:
+        async with shop(cluster, topic(Stream("ORDERS"))):
+            raw = await nats.connect(cluster.servers[0].url)
+            config = json.loads((await raw.request("$JS.API.STREAM.INFO.ORDERS")).data)["config"]
+            wanted = json.dumps({**config, "num_replicas": 3}).encode()
+            await raw.request("$JS.API.STREAM.UPDATE.ORDERS", wanted, timeout=5)
+        other = Topic("orders.sent", Order, stream=Stream("ORDERS"))
+        async with shop(cluster, topic(Stream("ORDERS")), other) as service:
+            assert await service.publish(other, Order(n=1))
+            config = json.loads((await raw.request("$JS.API.STREAM.INFO.ORDERS")).data)["config"]
+            await raw.close()
+
+    assert config["num_replicas"] == 3
+    assert "orders.sent" in config["subjects"]
 
 
 @pytest.mark.parametrize(

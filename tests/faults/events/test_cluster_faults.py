@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from busmicro import NatsCluster
+from busmicro import NatsCluster, NatsServer, Service, Stream, Topic
 from tests.faults.events.cluster import a_follower, flip_a_bit, leader, let_lead, ports, whole_again
 from tests.faults.events.losses import add_losses, programs_told, restored, servers_told, without
 from tests.faults.events.observer import observing
+from tests.faults.events.orders import Order
 from tests.faults.events.refusals import read_refusals
 from tests.faults.events.report import add_history, judge_refusals
 from tests.faults.events.run import Run
+from tests.faults.log import now
 from tests.faults.processes import Programs
 from tests.faults.report import Report
 
@@ -57,6 +60,61 @@ async def test_leaders_killed_and_frozen_lose_nothing(
     history.must_be_clean(where=programs.logs, seed=seed)
     assert history.gap <= (LONGEST_ELECTION if full else SECOND_ELECTION)
     assert history.failed == [], f"a publisher saw an error; logs: {programs.logs}"
+
+
+@pytest.mark.timeout(240)
+async def test_services_start_while_a_server_is_missing(report: Report, seed: int, full: bool):
+    """One of three servers is killed or hangs, and three services start at once: all of them do.
+
+    Until the others have elected their leaders nobody answers for JetStream and its streams, not
+    even where one that the services have used before is missing.
+    """
+    chance = random.Random(seed)
+    ways = [(fault, known) for fault in ("kill", "pause") for known in (False, True)]
+    starts = []
+    for fault, known in ways if full else [chance.choice(ways)]:
+        async with NatsCluster(3) as cluster:
+            if known:
+                await _start_and_stop(cluster.servers)
+            missing = chance.choice(cluster.servers)
+            getattr(missing, fault)()
+            left = [server for server in cluster.servers if server is not missing]
+            starts.append(await _start_and_stop(left))
+            if fault == "pause":
+                missing.resume()
+    scenario = f"S34 services start when one of three servers is missing, {len(starts)} times"
+    report.add(scenario, "all have started after, s, at worst", max(starts), "≤ 30")
+
+
+async def _start_and_stop(servers: list[NatsServer]) -> float:
+    """Have three services start at once and hear of each other; return how long they took."""
+    url = ",".join(server.url for server in servers)
+    stream = Stream("SHOPS", replicas=3)
+    topics = [Topic(f"shops.{number}", Order, stream=stream) for number in range(3)]
+    heard: set[str] = set()
+    async with AsyncExitStack() as stack:
+        began = now()
+        services = [_shop(url, number, topics, heard) for number in range(3)]
+        await asyncio.gather(*(stack.enter_async_context(service) for service in services))
+        took = now() - began
+        for number, service in enumerate(services):
+            await service.publish(topics[number], Order(f"s-{number}", number), timeout=40.0)
+        async with asyncio.timeout(40):
+            while len(heard) < len(services):
+                await asyncio.sleep(0.05)
+    return took
+
+
+def _shop(url: str, number: int, topics: list[Topic[Order]], heard: set[str]) -> Service:
+    """Make a service that publishes on one topic and listens to the next."""
+    service = Service(f"shop-{number}", url=url)
+    service.publishes(topics[number])
+
+    @service.subscribe(topics[(number + 1) % len(topics)], group=f"shop-{number}")
+    async def on_order(order: Order) -> None:
+        heard.add(order.id)
+
+    return service
 
 
 @pytest.mark.timeout(180)

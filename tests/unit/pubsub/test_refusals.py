@@ -93,7 +93,7 @@ def test_service_says_which_stream_does_not_answer():
         began = asyncio.get_running_loop().time()
         with pytest.raises(DeadlineExceeded, match=r"STREAM\.INFO\.ORDERS"):
             await service.start()
-        assert asyncio.get_running_loop().time() - began < 12.0
+        assert asyncio.get_running_loop().time() - began < 22.0
 
     assert with_server([], start, leaderless=1000) == 0
 

@@ -96,8 +96,9 @@ class Worker:
             WorkerFailed: There was none in time; the text has the end of what it logged.
         """
         timer = threading.Timer(ANSWER_WITHIN, self._process.kill)
-        timer.start()
+        timer.daemon = True  # Ctrl-C may come while it starts, and the run would wait for it
         try:
+            timer.start()
             line = self._process.stdout.readline()
         finally:
             timer.cancel()

@@ -173,6 +173,19 @@ def test_copy_has_the_headers_that_were_given():
     assert dict(other.headers) == {"A": "1", "B": "2"}
 
 
+def test_trace_is_handed_on_and_nothing_is_where_there_is_none():
+    """What is called in a handler belongs to its trace; without one it is as if called alone."""
+    traced, plain = call_of(), call_of()
+    traced.headers.update({"traceparent": "00-1-2-01", "X-Tenant": "acme"})
+    first, second = call_of(), call_of()
+
+    traced.pass_on_trace(first)
+    plain.pass_on_trace(second)
+
+    assert dict(first.headers) == {"traceparent": "00-1-2-01"}
+    assert not second.has_headers
+
+
 def test_asking_for_headers_does_not_make_them():
     """A call without headers costs no header block on the wire."""
     call = call_of()

@@ -118,12 +118,12 @@ async def publish_atomic(
 
     Source: NATS ADR-50.
     """
-    if await publisher.declarations.level() < BATCH_LEVEL:
+    timeout = outlet.patience(timeout)
+    deadline = asyncio.get_running_loop().time() + timeout
+    if await publisher.declarations.level(patience=timeout) < BATCH_LEVEL:
         raise NotSupported("publish_many(atomic=True)", "2.12")
     if not events:
         return StoredMany(0)
-    timeout = outlet.patience(timeout)
-    deadline = asyncio.get_running_loop().time() + timeout
     unsure = False
     while True:
         try:

@@ -32,6 +32,8 @@ _MOST_PENDING: Final = 10_000
 PINNED: Final = "key"
 """The priority group of consumers whose events are handled in order."""
 _PIN_MARGIN: Final = 5.0
+_JUST_MADE: Final = 0.5
+"""Seconds of age below which a consumer is the answer to the question, not to one a second ago."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,7 +302,19 @@ def _is_leftover(made: Mapping[str, Any]) -> bool:
 
     nats-server takes over the state in a directory of that name whose settings were lost, as a
     power cut may leave it, and would skip as many events as that state counts. Another node may
-    have made the consumer an instant ago: then the server knows when it delivered last.
+    have made the consumer before: then the server knows when it delivered last, unless another
+    server leads it since, which is asked only after a while.
     """
     delivered = made.get("delivered") or {}
-    return bool(delivered.get("consumer_seq")) and not delivered.get("last_active")
+    if not delivered.get("consumer_seq") or delivered.get("last_active"):
+        return False
+    return _age(made) < _JUST_MADE
+
+
+def _age(made: Mapping[str, Any]) -> float:
+    """Return for how many seconds a consumer has been there, by the server's clock."""
+    try:
+        created, now = (datetime.fromisoformat(str(made[key])) for key in ("created", "ts"))
+        return (now - created).total_seconds()
+    except (KeyError, ValueError, TypeError):  # nats-server older than 2.10 does not say
+        return 0.0

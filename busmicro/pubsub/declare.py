@@ -37,6 +37,7 @@ from busmicro.errors import (
 from busmicro.pubsub.stream import Stream, covers
 from busmicro.pubsub.topic import Topic
 from busmicro.transport import JetStream, Subjects, err_code
+from busmicro.transport.jetstream import TIMEOUT
 
 log = logging.getLogger("busmicro.events")
 
@@ -95,14 +96,17 @@ class Declarations:
         self._ends: dict[str, int] = {}
         self._known_level = False
 
-    async def level(self) -> int:
+    async def level(self, *, patience: float = PATIENCE) -> int:
         """Return what JetStream can do here.
+
+        Args:
+            patience: Seconds for JetStream to answer.
 
         Raises:
             NoJetStream: It is not enabled.
         """
         if not self._known_level:
-            if not await self.jetstream.available(patience=PATIENCE):
+            if not await self.jetstream.available(patience=patience):
                 raise NoJetStream
             self._known_level = True
         return self.jetstream.level
@@ -183,7 +187,7 @@ class Declarations:
             except CallError as failure:
                 if err_code(failure) != NAME_IN_USE:
                     raise
-                info = await self.find(name)  # somebody was faster
+                info = await self.find(name, patience=PATIENCE)  # somebody was faster
             else:
                 self._note(stream, made)
                 log.info("made stream %s: %s", name, _bounds(stream))
@@ -197,13 +201,13 @@ class Declarations:
 
     async def _look(self, stream: Stream, name: str) -> dict[str, Any] | None:
         """Look a stream up; None if it is not there and may be made now."""
-        info = await self.find(name)
+        info = await self.find(name, patience=PATIENCE)
         deleted = info is None and stream.name in self._made
         if not deleted or not stream.managed or stream.storage == "memory":  # without files to lose
             return info
         log.warning("stream %s is gone, it is made again in %g s", name, _DELETION_TAKES)
         await asyncio.sleep(_DELETION_TAKES)
-        return await self.find(name)
+        return await self.find(name, patience=PATIENCE)
 
     def _wanted_subjects(self, stream: Stream, patterns: AbstractSet[str], level: int) -> list[str]:
         prefix = self._subjects.prefix
@@ -212,14 +216,18 @@ class Declarations:
             subjects.append(self._subjects.schedule(stream.name, ">"))
         return subjects
 
-    async def find(self, name: str) -> dict[str, Any] | None:
+    async def find(self, name: str, *, patience: float = TIMEOUT) -> dict[str, Any] | None:
         """Look a stream up by its name on the server; None if it is not there.
+
+        Args:
+            name: The stream, as the server calls it.
+            patience: Seconds for whoever leads it to answer.
 
         Raises:
             CallError: As `JetStream.api`.
         """
         try:
-            return await self.jetstream.ask(f"STREAM.INFO.{name}", patience=PATIENCE)
+            return await self.jetstream.ask(f"STREAM.INFO.{name}", patience=patience)
         except NoResponders as nobody:
             raise Unavailable("JetStream does not answer", not_run=True) from nobody
         except NotFound as failure:
@@ -266,7 +274,7 @@ class Declarations:
                 raise Unavailable(f"stream {name} does not become what was declared", not_run=True)
             await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter
             pause = min(2 * pause, _LONGEST_PAUSE)
-            info = await self.find(name)
+            info = await self.find(name, patience=PATIENCE)
             found = None if info is None else info["config"]
 
     async def _update(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import BaseModel
 
 from busmicro import Client, Service, Stream, Topic
 from busmicro.errors import DeadlineExceeded, NotAllPublished, PublishUnknown, Unavailable
+from busmicro.pubsub.consumers import Consumer, ConsumerPlan
+from busmicro.pubsub.declare import Declarations
+from busmicro.transport import JetStream
 from tests.unit.transport.leaping import leaping
 
 
@@ -37,10 +41,12 @@ def with_server(
     use: Callable[[Client], Coroutine[object, object, None]],
     *,
     leaderless: int = 0,
+    consumers: Callable[[str], dict[str, object]] = lambda _subject: {},
 ) -> int:
     """Use a client on a bus where a server answers so, one event after another; count those.
 
-    So many questions about the stream come before it has a leader.
+    So many questions about the stream come before it has a leader; those about consumers have
+    answers of their own.
     """
     came = asked = 0
 
@@ -50,6 +56,10 @@ def with_server(
 
             def on_api(subject: bytes, reply: bytes, _header: bytes, _payload: bytes) -> None:
                 nonlocal asked
+                if b".CONSUMER." in subject:
+                    said = consumers(subject.decode())
+                    wire.publish(reply, json.dumps(said).encode())
+                    return
                 about_stream = not subject.endswith(b"API.INFO")
                 asked += about_stream
                 if not about_stream or asked > leaderless:
@@ -82,6 +92,39 @@ def test_service_starts_while_its_stream_is_just_being_made():
             assert (await service.publish(PAID, Order(n=1))).sequence == 7
 
     assert with_server([stored(7)], start, leaderless=2) == 1
+
+
+@pytest.mark.parametrize(("age", "deleted"), [(0.0, True), (1.0, False)])
+def test_consumer_that_was_made_a_while_ago_is_not_taken_for_what_a_power_cut_left(
+    age: float, deleted: bool
+):
+    """It has delivered events, to others, and the server that leads it now does not know when.
+
+    Deleting it would take the whole group back to the first event.
+    """
+    asked: list[str] = []
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    made = {
+        "config": {},
+        "created": (now - timedelta(seconds=age)).isoformat(),
+        "ts": now.isoformat(),
+        "delivered": {"consumer_seq": 5, "stream_seq": 5},
+    }
+
+    def answer(subject: str) -> dict[str, object]:
+        asked.append(subject)
+        if ".INFO." in subject:
+            return {"error": {"code": 404, "err_code": 10014, "description": "none"}}
+        return {"success": True} if ".DELETE." in subject else made
+
+    async def start(client: Client) -> None:
+        bus = client.bus
+        declarations = Declarations(JetStream(bus.transport, bus.replies), bus.subjects)
+        plan = ConsumerPlan(topic=PAID, group="billing", owner="billing")
+        assert await Consumer(plan, declarations, bus.subjects).ensure()
+
+    with_server([], start, consumers=answer)
+    assert any("CONSUMER.DELETE" in subject for subject in asked) is deleted
 
 
 def test_service_says_which_stream_does_not_answer():
